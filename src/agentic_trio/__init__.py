@@ -1,0 +1,1 @@
+"""Stateful OpenAI Responses and Conversations APIs in front of vLLM, on Trio."""
