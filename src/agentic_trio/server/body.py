@@ -1,0 +1,118 @@
+"""HTTP/1.1 request bodies, sans-io: the two framings, read from a connection's buffer."""
+
+import re
+from typing import Final
+
+from .http1 import RequestRefused
+
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\x00\r\n]*)?")
+_TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00\r\n]*")
+_MAX_LINE: Final = 1024
+_MAX_TRAILERS: Final = 8 * 1024
+
+
+class LengthBody:
+    """A body of a known number of bytes."""
+
+    __slots__ = ("remaining",)
+
+    def __init__(self, length: int) -> None:
+        self.remaining = length
+
+    @property
+    def complete(self) -> bool:
+        return self.remaining == 0
+
+    def ends_within(self, size: int) -> bool:
+        """Whether at most ``size`` more bytes end the body."""
+        return self.remaining <= size
+
+    def read(self, buffer: bytearray) -> bytes:
+        """Take what is there of the body off the front of ``buffer``."""
+        if self.remaining == 0 or not buffer:
+            return b""
+        data = bytes(buffer[: self.remaining])
+        del buffer[: self.remaining]
+        self.remaining -= len(data)
+        return data
+
+
+class ChunkedBody:
+    """A chunked body. Extensions and trailers are checked, bounded and dropped."""
+
+    __slots__ = ("_in_trailers", "_needs_crlf", "_remaining", "_trailer_bytes", "complete")
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._remaining = 0
+        self._needs_crlf = False
+        self._in_trailers = False
+        self._trailer_bytes = 0
+
+    def ends_within(self, size: int) -> bool:
+        """Whether at most ``size`` more bytes end the body: unknown until it has ended."""
+        return self.complete
+
+    def read(self, buffer: bytearray) -> bytes:
+        """Take what is there of the body off the front of ``buffer``, decoded.
+
+        Raises:
+            RequestRefused: the framing is broken.
+        """
+        parts: list[bytes] = []
+        position = 0
+        while not self.complete:
+            if self._remaining:
+                data = bytes(buffer[position : position + self._remaining])
+                if not data:
+                    break
+                parts.append(data)
+                position += len(data)
+                self._remaining -= len(data)
+                continue
+            end = _line_end(buffer, position)
+            if end < 0:
+                break
+            self._line(bytes(buffer[position:end]))
+            position = end + 2
+        del buffer[:position]
+        return b"".join(parts)
+
+    def _line(self, line: bytes) -> None:
+        if self._needs_crlf:
+            if line:
+                raise RequestRefused(400, "A chunk is longer than its size.")
+            self._needs_crlf = False
+        elif self._in_trailers:
+            self._trailer(line)
+        else:
+            self._chunk_size(line)
+
+    def _chunk_size(self, line: bytes) -> None:
+        match = _CHUNK_SIZE.fullmatch(line)
+        if match is None:
+            raise RequestRefused(400, "A chunk size is malformed.")
+        self._remaining = int(match[1], 16)
+        self._needs_crlf = self._remaining > 0
+        self._in_trailers = self._remaining == 0
+
+    def _trailer(self, line: bytes) -> None:
+        self._trailer_bytes += len(line)
+        if self._trailer_bytes > _MAX_TRAILERS:
+            raise RequestRefused(431, "The trailers are too large.")
+        if not line:
+            self.complete = True
+        elif not _TRAILER.fullmatch(line):
+            raise RequestRefused(400, "A trailer is malformed.")
+
+
+def _line_end(buffer: bytearray, position: int) -> int:
+    """Where the CRLF of the line at ``position`` is, -1 if it isn't there yet."""
+    end = buffer.find(b"\n", position, position + _MAX_LINE)
+    if end < 0:
+        if len(buffer) - position >= _MAX_LINE:
+            raise RequestRefused(400, "A line of the chunked body is too long.")
+        return -1
+    if end == position or buffer[end - 1] != 0x0D:
+        raise RequestRefused(400, "A line of the chunked body doesn't end in CRLF.")
+    return end - 1

@@ -1,0 +1,181 @@
+"""One cleartext HTTP/1.1 connection: requests one after the other, the app run inline."""
+
+import json
+from collections.abc import Generator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.utils import parse_socket_addr
+
+from .context import ServerContext
+from .exchange import Exchange, build_scope
+from .http1 import HeadReader, RequestHead, RequestRefused, SwitchToHTTP2
+from .limits import ConnectionLimits
+from .response import ResponseWriter
+from .stock import BoundedTCPServer
+from .streams import MAX_READ, ReplayStream, reset_on_close, send_within
+
+if TYPE_CHECKING:
+    from hypercorn.typing import AppWrapper, HTTPScope
+
+# How long, and for how much, a client may go on sending a request that was answered
+# before its end: closed at once, the reset could destroy the answer it hasn't read yet.
+_LINGER_SECONDS: Final = 2.0
+_LINGER_BYTES: Final = 16 * 1024 * 1024
+
+
+class HTTPConnection:
+    """Serves one connection; takes what hypercorn's ``TCPServer`` takes, and is awaited like it.
+
+    WebSocket handshakes and HTTP/2 with prior knowledge are handed over to it, with
+    every byte that was read.
+    """
+
+    def __init__(
+        self,
+        app: "AppWrapper",
+        config: Config,
+        context: ServerContext,
+        state: dict[str, Any],
+        stream: trio.SocketStream,
+        *,
+        limits: ConnectionLimits,
+    ) -> None:
+        self.app = app
+        self.config = config
+        self.context = context
+        self.limits = limits
+        self.stream = stream
+        self.buffer = bytearray()
+        self._state = state
+        self._heads = HeadReader(limits)
+        self._requests = 0
+        self._client: tuple[str, int] | None = None
+        self._server: tuple[str, int] | None = None
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self.run().__await__()
+
+    async def run(self) -> None:
+        """Serve until either side closes.
+
+        Cancellation: the request in flight is cancelled and the socket closed.
+        """
+        try:
+            socket = self.stream.socket
+            self._client = parse_socket_addr(socket.family, socket.getpeername())
+            self._server = parse_socket_addr(socket.family, socket.getsockname())
+            while await self._serve_one():
+                pass
+        except RequestRefused as refusal:
+            await self._refuse(refusal)
+        except SwitchToHTTP2:
+            await self._hand_over(b"")
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            pass  # the client is gone, or as good as
+        finally:
+            await trio.aclose_forcefully(self.stream)
+
+    async def _serve_one(self) -> bool:
+        """Serve the next request; whether another may follow."""
+        found = await self._next_head()
+        if found is None:
+            return False
+        head, raw = found
+        if head.websocket:
+            await self._hand_over(raw)
+            return False
+        if self.config.server_names and head.host.decode("ascii") not in self.config.server_names:
+            raise RequestRefused(404, "No such server name.")
+        self._requests += 1
+        await self.context.mark_request()
+        exchange = Exchange(self, head)
+        await exchange.run()
+        return await self._after(exchange)
+
+    async def _next_head(self) -> tuple[RequestHead, bytes] | None:
+        found = self._heads.read(self.buffer) if self.buffer else None
+        if found is not None:
+            return found
+        if self.context.shutting_down and not self.buffer:
+            return None
+        idle_for = self.limits.header_timeout if self.buffer else self.config.keep_alive_timeout
+        with trio.CancelScope(deadline=trio.current_time() + idle_for) as scope:
+            try:
+                return await self._read_head(scope)
+            finally:
+                self.context.idle.pop(scope, None)
+        if self.buffer:
+            raise RequestRefused(408, "The request headers didn't arrive in time.")
+        return None
+
+    async def _read_head(self, scope: trio.CancelScope) -> tuple[RequestHead, bytes] | None:
+        if not self.buffer:
+            self.context.idle[scope] = None
+        while data := await self.stream.receive_some(MAX_READ):
+            if scope in self.context.idle:
+                del self.context.idle[scope]
+                scope.deadline = trio.current_time() + self.limits.header_timeout
+            self.buffer += data
+            found = self._heads.read(self.buffer)
+            if found is not None:
+                return found
+        return None
+
+    async def _after(self, exchange: Exchange) -> bool:
+        if exchange.finished:
+            if exchange.response.keep_alive:
+                return exchange.body.complete or await exchange.drain()
+            if self.buffer or not exchange.body.complete:
+                await self._linger()
+        elif exchange.gone:
+            pass
+        elif exchange.response.head_sent:
+            # Neither length nor last chunk: the client sees that the body is cut short.
+            if exchange.response.ends_at_close:
+                reset_on_close(self.stream)
+        else:
+            raise exchange.refusal or RequestRefused(500, "The server had an error.")
+        return False
+
+    def may_keep_alive(self) -> bool:
+        """Whether this side would serve another request after the current one."""
+        context = self.context
+        at_its_last = self._requests >= self.config.keep_alive_max_requests
+        return not (at_its_last or context.crowded or context.shutting_down)
+
+    def scope(self, head: RequestHead) -> "HTTPScope":
+        """The ASGI scope of a request of this connection."""
+        return build_scope(
+            head,
+            root_path=self.config.root_path,
+            client=self._client,
+            server=self._server,
+            state=self._state,
+        )
+
+    async def _refuse(self, refusal: RequestRefused) -> None:
+        kind = "invalid_request_error" if refusal.status < 500 else "server_error"
+        error = {"message": refusal.message, "type": kind, "param": None, "code": None}
+        response = ResponseWriter(method="GET", version="1.1")
+        response.start(refusal.status, [(b"content-type", b"application/json")])
+        body = json.dumps({"error": error}).encode()
+        wire = response.body(body, False, self.context.response_headers())
+        with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            await send_within(self.stream, wire, self.limits.write_timeout)
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Read and drop what the client still sends, until it has read the answer."""
+        left = _LINGER_BYTES
+        with trio.move_on_after(_LINGER_SECONDS):
+            await self.stream.send_eof()
+            while left > 0 and (data := await self.stream.receive_some(MAX_READ)):
+                left -= len(data)
+
+    async def _hand_over(self, raw: bytes) -> None:
+        replay = ReplayStream(self.stream, raw + bytes(self.buffer))
+        stream = cast("trio.SSLStream[trio.SocketStream]", replay)
+        await BoundedTCPServer(self.app, self.config, self.context, self._state, stream, limits=self.limits)

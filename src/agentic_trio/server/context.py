@@ -1,0 +1,56 @@
+"""What the connections of one server share."""
+
+from time import time
+from typing import TYPE_CHECKING
+
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+
+if TYPE_CHECKING:
+    import trio
+
+
+class ServerContext(WorkerContext):
+    """hypercorn's context, with what makes room for new connections and for a shutdown.
+
+    Attributes:
+        idle: The scopes of connections that wait for a request, longest first.
+        crowded: There is no room for another connection; none should be kept alive.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.max_requests)
+        self.crowded = False
+        self.idle: dict[trio.CancelScope, None] = {}
+        self._config = config
+        self._headers = b""
+        self._headers_second = -1
+
+    @property
+    def shutting_down(self) -> bool:
+        return self.terminated.is_set()
+
+    async def shut_down(self) -> None:
+        """Close every idle connection, and each other one after its response.
+
+        Cancellation: has no checkpoint.
+        """
+        await self.terminated.set()
+        for scope in self.idle:
+            scope.cancel()
+
+    def close_longest_idle(self) -> None:
+        """Close the connection that has waited longest for its next request, if any does."""
+        for scope in self.idle:
+            if not scope.cancel_called:
+                scope.cancel()
+                return
+
+    def response_headers(self) -> bytes:
+        """The lines that config adds to a response; encoded once a second for the date."""
+        second = int(time())
+        if second != self._headers_second:
+            headers = self._config.response_headers("h11")
+            self._headers = b"".join(b"%b: %b\r\n" % field for field in headers)
+            self._headers_second = second
+        return self._headers

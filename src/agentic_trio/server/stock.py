@@ -1,0 +1,52 @@
+"""hypercorn's own connection class, with bounds on what a stalled client can hold up.
+
+It serves TLS, HTTP/2 and WebSockets.
+"""
+
+from typing import Any
+
+import trio
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.trio.tcp_server import TCPServer
+
+from .limits import ConnectionLimits
+from .streams import send_within
+
+
+class BoundedTCPServer(TCPServer):
+    """A TCPServer whose shielded sends and closes have a deadline.
+
+    hypercorn shields them without one: a client that stops reading would block
+    shutdown for ever.
+    """
+
+    def __init__(self, *args: Any, limits: ConnectionLimits) -> None:
+        super().__init__(*args)
+        self._limits = limits
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send what the protocol produced.
+
+        Cancellation: put off until the data is sent or the write deadline has passed.
+        """
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            try:
+                with trio.CancelScope(shield=True):
+                    await send_within(self.stream, event.data, self._limits.write_timeout)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.protocol.handle(Closed())
+            except trio.TooSlowError:
+                await trio.aclose_forcefully(self.stream)
+                await self.protocol.handle(Closed())
+
+    async def _close(self) -> None:
+        # On TLS a close is a write too; cancelled, it drops the socket.
+        with trio.move_on_after(self._limits.write_timeout):
+            await super()._close()
+
+    async def _initiate_server_close(self) -> None:
+        with trio.move_on_after(self._limits.write_timeout):
+            await super()._initiate_server_close()
