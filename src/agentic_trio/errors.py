@@ -79,21 +79,21 @@ class RequestTooLarge(InvalidRequest):
     """The body is larger than the configured bound."""
 
     status = 413
-    code = "request_too_large"
+    code: str | None = "request_too_large"
 
 
 class ServiceUnavailable(GatewayError):
     """The gateway itself can't serve now: the store failed, or it is shutting down."""
 
     status = 503
-    code = "service_unavailable"
+    code: str | None = "service_unavailable"
 
 
 class TurnTimeout(GatewayError):
     """The turn ran longer than ``turn_timeout``."""
 
     status = 504
-    code = "turn_timeout"
+    code: str | None = "turn_timeout"
 
 
 class UpstreamError(GatewayError):
@@ -103,4 +103,4 @@ class UpstreamError(GatewayError):
     """
 
     status = 502
-    code = "upstream_error"
+    code: str | None = "upstream_error"

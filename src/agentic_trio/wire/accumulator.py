@@ -1,0 +1,509 @@
+"""The life of one response: upstream bytes in, legal events out, and how it ended.
+
+The rules, which hold whatever the upstream sends:
+
+- ``response.created`` and ``response.in_progress`` come first, ours; the upstream's are dropped.
+- ``sequence_number`` counts our events from 0. ``output_index`` counts items in the order in which they
+  were added and is never reused. Item ids are ours: an upstream may repeat its own.
+- Nothing is mentioned before it was added, and all that was added is done before the terminal event.
+  What the upstream leaves out is made up from what it did send.
+- There is one terminal event. It holds the items exactly as their ``output_item.done`` did.
+
+An event whose bytes obey the rules already goes on as it came, but for the item's id.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agentic_trio.errors import GatewayError, UpstreamError
+from agentic_trio.wire import sse
+from agentic_trio.wire.dialect import JsonObject, encode, normal_item, normal_part, normal_usage
+from agentic_trio.wire.ids import MintId, item_prefix
+from agentic_trio.wire.output import (
+    BY_ITEM,
+    BY_PART,
+    DELTAS,
+    DONES,
+    FAMILIES,
+    PART_EVENTS,
+    TEXT,
+    Event,
+    Family,
+    OutputItem,
+    Part,
+    decode_event,
+    decode_object,
+)
+from agentic_trio.wire.response import Snapshot, with_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+ENDINGS = {
+    ("response.completed", "incomplete"): "incomplete",
+    ("response.completed", "failed"): "failed",
+    ("response.completed", "cancelled"): "failed",
+    ("response.incomplete", "failed"): "failed",
+}
+"""(terminal event, status in it) -> status, where the event's name alone would be wrong."""
+
+TERMINAL = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "failed": "response.failed",
+    "cancelled": "response.failed",
+}
+"""How a response ended -> its terminal event. OpenAI has none of its own for a cancelled one."""
+
+RESPONSE_ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
+"""The codes that ``response.error`` may hold here; strict clients know no others."""
+
+
+class Accumulator:
+    """Follows one upstream answer, streamed or whole. Sans-io.
+
+    Attributes:
+        snapshot: the Response object, without its output.
+        items: the output, in order.
+        ended: whether the upstream has said how the response ended.
+    """
+
+    def __init__(self, snapshot: Snapshot, mint: MintId, now: Callable[[], float]) -> None:
+        self.snapshot = snapshot
+        self.items: list[OutputItem] = []
+        self.ended = False
+        self._mint = mint
+        self._now = now
+        self._decoder = sse.Decoder()
+        self._sequence = 0
+        self._by_id: dict[str, OutputItem] = {}
+        self._by_index: dict[int, OutputItem] = {}
+        self._error: GatewayError | None = None
+
+    def begin(self) -> list[bytes]:
+        """The first events, before anything has come from the upstream."""
+        return [self._lifecycle("response.created"), self._lifecycle("response.in_progress")]
+
+    def receive(self, chunk: bytes) -> list[bytes]:
+        """Take what one read from the upstream returned; answer the events it makes, in order.
+
+        Raises:
+            UpstreamError: what came is no event stream.
+        """
+        try:
+            blocks = self._decoder.feed(chunk)
+        except sse.EventTooLarge:
+            raise UpstreamError("The model server sent an event that is too large.") from None
+        return self._events(blocks)
+
+    def receive_json(self, body: bytes) -> None:
+        """Take a whole answer that was not streamed.
+
+        Raises:
+            UpstreamError: it is no Response object.
+        """
+        try:
+            answer = decode_object(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise UpstreamError("The model server sent something that is not a response.") from None
+        output = answer.get("output")
+        if not isinstance(output, list):
+            raise UpstreamError("The model server sent something that is not a response.")
+        for upstream_item in output:
+            if isinstance(upstream_item, dict):
+                type = upstream_item.get("type")
+                id = self._mint(item_prefix(type if isinstance(type, str) else ""))
+                final = normal_item(upstream_item, id, "completed")
+                item = OutputItem(len(self.items), id, final, None)
+                item.finish(final)
+                self.items.append(item)
+        self._conclude("response.completed", answer)
+
+    def end_of_stream(self) -> list[bytes]:
+        """The upstream closed its stream; if it never said how the response ended, it failed."""
+        events: list[bytes] = []
+        if not self.ended:
+            try:
+                events = self._events(self._decoder.end())
+            except UpstreamError:
+                events = []
+        if not self.ended:
+            self.fail(UpstreamError("The model server broke off before the response was complete."))
+        return events
+
+    def fail(self, error: GatewayError) -> None:
+        """The turn failed; what had arrived stays."""
+        self._end("failed", error)
+
+    def cancel(self, error: GatewayError | None = None) -> None:
+        """The turn was cancelled; what had arrived stays. ``error`` says why, if anyone can still hear it."""
+        self._end("cancelled", error)
+
+    def _end(self, status: str, error: GatewayError | None) -> None:
+        self.ended = True
+        self.snapshot.status = status
+        self.snapshot.completed_at = None
+        self.snapshot.incomplete_details = None
+        self._error = error
+        if error is not None:
+            code = error.code if error.code in RESPONSE_ERROR_CODES else "server_error"
+            self.snapshot.error = {"code": code, "message": error.message}
+        for item in self.items:
+            if item.final is None:
+                item.finish(item.so_far("incomplete"))
+
+    def output(self) -> list[bytes]:
+        """The output items' JSON texts, in order; those that had begun when the turn ended included."""
+        return [item.data for item in self.items]
+
+    def response(self) -> bytes:
+        """The whole Response object, as it is now."""
+        return with_output(self.snapshot.body(), self.output())
+
+    def terminal_events(self) -> list[bytes]:
+        """The last events: ``error`` first if there was one, then the one that holds the response."""
+        events = []
+        if self._error is not None:
+            members = self._error.members()
+            events.append(
+                self._event(
+                    "error",
+                    {"code": members["code"], "message": members["message"], "param": members["param"]},
+                )
+            )
+        events.append(self._lifecycle(TERMINAL[self.snapshot.status]))
+        return events
+
+    def _lifecycle(self, type: str) -> bytes:
+        number = self._next()
+        return sse.encode(
+            type,
+            b'{"type":"%b","sequence_number":%d,"response":%b}' % (type.encode(), number, self.response()),
+        )
+
+    def _event(self, type: str, members: JsonObject) -> bytes:
+        return sse.encode(type, encode({"type": type, "sequence_number": self._next(), **members}))
+
+    def _next(self) -> int:
+        number = self._sequence
+        self._sequence = number + 1
+        return number
+
+    def _events(self, blocks: Iterable[sse.Block]) -> list[bytes]:
+        out: list[bytes] = []
+        for block in blocks:
+            if self.ended or block.data == b"[DONE]":
+                break
+            try:
+                event = decode_event(block.data)
+                family = DELTAS.get(event.type)
+                if family is not None:
+                    self._delta(family, event, block, out)
+                else:
+                    self._step(event, decode_object(block.data), out)
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
+                raise UpstreamError("The model server sent something that is not an event.") from None
+        return out
+
+    def _step(self, event: Event, members: JsonObject, out: list[bytes]) -> None:
+        type = event.type
+        family = DONES.get(type)
+        if family is not None:
+            self._text_done(family, event, members, out)
+        elif type == "response.output_item.added":
+            self._item_added(event, _object(members, "item"), out)
+        elif type == "response.output_item.done":
+            self._item_done(event.output_index, _object(members, "item"), out)
+        elif type in ("response.content_part.added", "response.reasoning_summary_part.added"):
+            self._part_added(event, _object(members, "part"), out)
+        elif type in ("response.content_part.done", "response.reasoning_summary_part.done"):
+            self._part_done(event, _object(members, "part"), out)
+        elif type in ("response.completed", "response.incomplete", "response.failed"):
+            out.extend(self._terminal(type, _object(members, "response")))
+        elif type == "error":
+            self.fail(_stream_error(members))
+        elif type not in ("response.created", "response.queued", "response.in_progress"):
+            self._pass_on(event, members, out)
+
+    def _delta(self, family: Family, event: Event, block: sse.Block, out: list[bytes]) -> None:
+        delta = event.delta
+        if not isinstance(delta, str):
+            return
+        item = self._item_of(event, family.item, out)
+        if item.final is not None:
+            return
+        index = None
+        if family.index is None:
+            item.text.append(delta)
+        else:
+            index = self._part_of(item, family, getattr(event, family.index), out)
+            item.parts[family.place][index].text.append(delta)
+        if (
+            event.sequence_number == self._sequence
+            and event.output_index == item.index
+            and (family.index is None or getattr(event, family.index) == index)
+            and (family is not TEXT or (event.logprobs is not None and bytes(event.logprobs)[:1] == b"["))
+            and item.old_id is not None
+            and item.old_id in block.raw
+            and block.raw.startswith(_HEADS[family.stem])
+        ):
+            self._sequence += 1
+            out.append(block.raw.replace(item.old_id, item.new_id, 1))
+        else:
+            out.append(self._located(f"{family.stem}.delta", item, family, index, decode_object(block.data)))
+
+    def _located(
+        self, type: str, item: OutputItem, family: Family, index: int | None, members: JsonObject
+    ) -> bytes:
+        """An event about an item's text, with our numbers in place of the upstream's."""
+        members.pop("type", None)
+        members.pop("sequence_number", None)
+        members["item_id"] = item.id
+        members["output_index"] = item.index
+        if family.index is not None:
+            members[family.index] = index
+        if family is TEXT:
+            members["logprobs"] = members.get("logprobs") or []
+        return self._event(type, members)
+
+    def _item_of(self, event: Event, type: str, out: list[bytes]) -> OutputItem:
+        """The item that an event is about; added now if the upstream never did."""
+        item = None
+        if event.item_id is not None:
+            item = self._by_id.get(event.item_id)
+        elif event.output_index is not None:
+            item = self._by_index.get(event.output_index)
+        elif self.items and self.items[-1].added["type"] == type:
+            item = self.items[-1]
+        return item or self._add({"type": type, "id": event.item_id}, event.output_index, out)
+
+    def _add(self, item: JsonObject, upstream_index: int | None, out: list[bytes]) -> OutputItem:
+        type = item.get("type")
+        if not isinstance(type, str):
+            type = item["type"] = "message"
+        upstream_id = item.get("id")
+        id = self._mint(item_prefix(type))
+        added = normal_item(item, id, "in_progress")
+        if type in ("message", "reasoning"):
+            added.pop("content", None)
+        if type == "message":
+            added["content"] = []
+        elif type == "reasoning":
+            added["summary"] = []
+        elif type in BY_ITEM:
+            added[BY_ITEM[type].member] = ""
+        if "status" in added:
+            added["status"] = "in_progress"
+        new = OutputItem(len(self.items), id, added, upstream_id if isinstance(upstream_id, str) else None)
+        self.items.append(new)
+        if isinstance(upstream_id, str):
+            self._by_id[upstream_id] = new
+        self._by_index[new.index if upstream_index is None else upstream_index] = new
+        out.append(self._event("response.output_item.added", {"output_index": new.index, "item": added}))
+        return new
+
+    def _item_added(self, event: Event, item: JsonObject, out: list[bytes]) -> None:
+        self._add(item, event.output_index, out)
+
+    def _part_of(self, item: OutputItem, family: Family, index: int | None, out: list[bytes]) -> int:
+        """The index of the part that an event is about; added now if the upstream never did."""
+        parts = item.parts[family.place]
+        if index is None:
+            index = (
+                len(parts) - 1 if parts and parts[-1].family is family and not parts[-1].done else len(parts)
+            )
+        if index < len(parts):
+            return index
+        return self._add_part(item, family, {"type": family.part, family.member: ""}, out)
+
+    def _add_part(self, item: OutputItem, family: Family, part: JsonObject, out: list[bytes]) -> int:
+        parts = item.parts[family.place]
+        index = len(parts)
+        parts.append(Part(family))
+        added = normal_part({**part, family.member: ""})
+        out.append(self._part_event(PART_EVENTS[family.place][0], item, family, index, added))
+        return index
+
+    def _part_event(self, type: str, item: OutputItem, family: Family, index: int, part: JsonObject) -> bytes:
+        assert family.index is not None
+        return self._event(
+            type, {"item_id": item.id, "output_index": item.index, family.index: index, "part": part}
+        )
+
+    def _part_added(self, event: Event, part: JsonObject, out: list[bytes]) -> None:
+        family = BY_PART.get(part.get("type", ""))
+        if family is None:
+            return
+        item = self._item_of(event, family.item, out)
+        index = getattr(event, family.index or "")
+        if item.final is None and (index is None or index >= len(item.parts[family.place])):
+            self._add_part(item, family, part, out)
+
+    def _text_done(self, family: Family, event: Event, members: JsonObject, out: list[bytes]) -> None:
+        item = self._item_of(event, family.item, out)
+        if item.final is not None:
+            return
+        value = members.get(family.member)
+        text = value if isinstance(value, str) else None
+        if family.index is None:
+            if not item.text_done:
+                self._field_done(item, family, text, members, out)
+            return
+        index = self._part_of(item, family, getattr(event, family.index), out)
+        if not item.parts[family.place][index].text_done:
+            self._part_text_done(item, family, index, text, members, out)
+
+    def _field_done(
+        self, item: OutputItem, family: Family, text: str | None, members: JsonObject, out: list[bytes]
+    ) -> None:
+        item.text_done = True
+        if text is not None:
+            item.text = [text]
+        members[family.member] = "".join(item.text)
+        out.append(self._located(f"{family.stem}.done", item, family, None, members))
+
+    def _part_text_done(
+        self,
+        item: OutputItem,
+        family: Family,
+        index: int,
+        text: str | None,
+        members: JsonObject,
+        out: list[bytes],
+    ) -> None:
+        part = item.parts[family.place][index]
+        part.text_done = True
+        if text is not None:
+            part.text = [text]
+        members[family.member] = "".join(part.text)
+        out.append(self._located(f"{family.stem}.done", item, family, index, members))
+
+    def _part_done(self, event: Event, part: JsonObject, out: list[bytes]) -> None:
+        family = BY_PART.get(part.get("type", ""))
+        if family is None:
+            return
+        item = self._item_of(event, family.item, out)
+        if item.final is None:
+            index = self._part_of(item, family, getattr(event, family.index or ""), out)
+            self._close_part(item, family, index, part, out)
+
+    def _close_part(
+        self, item: OutputItem, family: Family, index: int, final: JsonObject | None, out: list[bytes]
+    ) -> None:
+        part = item.parts[family.place][index]
+        if part.done:
+            return
+        text = final.get(family.member) if final else None
+        if not part.text_done:
+            self._part_text_done(item, family, index, text if isinstance(text, str) else None, {}, out)
+        part.done = True
+        value = normal_part({**(final or {}), "type": family.part, family.member: "".join(part.text)})
+        out.append(self._part_event(PART_EVENTS[family.place][1], item, family, index, value))
+
+    def _item_done(self, upstream_index: int | None, item: JsonObject, out: list[bytes]) -> None:
+        upstream_id = item.get("id")
+        known = self._by_id.get(upstream_id) if isinstance(upstream_id, str) else None
+        if known is None and upstream_index is not None:
+            known = self._by_index.get(upstream_index)
+        if known is None:
+            known = self._add(dict(item), upstream_index, out)
+        if known.final is None:
+            self._close_item(known, normal_item(item, known.id, "completed"), out)
+
+    def _close_item(self, item: OutputItem, final: JsonObject, out: list[bytes]) -> None:
+        """Say that an item is done, after all of its parts, those that were never streamed included."""
+        for place, parts in item.parts.items():
+            finals = final.get(place) or [] if parts or final["type"] in ("message", "reasoning") else []
+            for index, part in enumerate(finals):
+                family = BY_PART.get(part.get("type", "")) if isinstance(part, dict) else None
+                if family is None or family.place != place:
+                    continue
+                if index >= len(parts):
+                    self._add_part(item, family, part, out)
+                self._close_part(item, family, min(index, len(parts) - 1), part, out)
+            for index, open_part in enumerate(parts):
+                self._close_part(item, open_part.family, index, None, out)
+        field = BY_ITEM.get(final["type"])
+        if field is not None and not item.text_done and isinstance(final.get(field.member), str):
+            self._field_done(item, field, final[field.member], {}, out)
+        item.finish(final)
+        out.append(
+            sse.encode(
+                "response.output_item.done",
+                b'{"type":"response.output_item.done","sequence_number":%d,"output_index":%d,"item":%b}'
+                % (self._next(), item.index, item.data),
+            )
+        )
+
+    def _pass_on(self, event: Event, members: JsonObject, out: list[bytes]) -> None:
+        """An event we know nothing of, about a known item or none: only its numbers are ours."""
+        if not event.type.startswith("response."):
+            return
+        members.pop("type", None)
+        members.pop("sequence_number", None)
+        item = None
+        if event.item_id is not None:
+            item = self._by_id.get(event.item_id)
+        elif event.output_index is not None:
+            item = self._by_index.get(event.output_index)
+        if item is not None:
+            if "item_id" in members:
+                members["item_id"] = item.id
+            if "output_index" in members:
+                members["output_index"] = item.index
+        out.append(self._event(event.type, members))
+
+    def _terminal(self, type: str, answer: JsonObject) -> list[bytes]:
+        """The upstream says how the response ended: close what is open, and keep its own words."""
+        out: list[bytes] = []
+        output = answer.get("output")
+        for index, item in enumerate(output if isinstance(output, list) else ()):
+            if isinstance(item, dict):
+                self._item_done(index, item, out)
+        for added in self.items:
+            if added.final is None:
+                self._close_item(added, added.so_far("completed"), out)
+        self._conclude(type, answer)
+        return out
+
+    def _conclude(self, type: str, answer: JsonObject) -> None:
+        snapshot = self.snapshot
+        snapshot.usage = normal_usage(answer.get("usage"))
+        status = ENDINGS.get((type, answer.get("status", "")), type.removeprefix("response."))
+        if status == "failed":
+            self.fail(_stream_error(answer))
+            return
+        self.ended = True
+        snapshot.status = status
+        if status == "completed":
+            snapshot.completed_at = int(self._now())
+        else:
+            details = answer.get("incomplete_details")
+            reason = details.get("reason") if isinstance(details, dict) else None
+            snapshot.incomplete_details = {"reason": reason or "max_output_tokens"}
+
+
+_HEADS = {family.stem: b"event: %b.delta\ndata: {" % family.stem.encode() for family in FAMILIES}
+
+
+def _object(members: JsonObject, name: str) -> JsonObject:
+    value = members.get(name)
+    if not isinstance(value, dict):
+        raise UpstreamError("The model server sent something that is not an event.")
+    return value
+
+
+def _stream_error(members: JsonObject) -> UpstreamError:
+    """What an ``error`` event or a failed response says went wrong."""
+    error = members.get("error")
+    if not isinstance(error, dict):
+        error = members
+    message, code = error.get("message"), error.get("code")
+    return UpstreamError(
+        message if isinstance(message, str) and message else "The model server failed.",
+        code=code if isinstance(code, str) else None,
+    )

@@ -1,0 +1,152 @@
+"""From what model servers send to what OpenAI's contract says: items, content parts, usage, errors.
+
+What each server does is recorded in ``docs/upstreams.md``. Nothing here knows which server it is: the
+values are put right wherever they came from, and unknown members stay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agentic_trio.errors import UpstreamError
+
+JsonObject = dict[str, Any]
+
+encode = msgspec.json.Encoder().encode
+
+
+def normal_part(part: JsonObject) -> JsonObject:
+    """A content part with the members that strict clients require (``annotations``, ``logprobs``)."""
+    if part.get("type") == "output_text":
+        part["text"] = part.get("text") or ""
+        part["annotations"] = part.get("annotations") or []
+        part["logprobs"] = part.get("logprobs") or []
+    return part
+
+
+def normal_item(item: JsonObject, id: str, status: str) -> JsonObject:
+    """An output item with our id, and the members that its type requires.
+
+    Args:
+        item: as the upstream sent it; its null members are dropped, they stand for "not set".
+        id: the id that the client has been told.
+        status: what an item without a status gets.
+    """
+    type = item.get("type")
+    normal = {"id": id, "type": type}
+    normal.update((name, value) for name, value in item.items() if value is not None and name not in normal)
+    if type == "message":
+        normal["role"] = normal.get("role") or "assistant"
+        normal["status"] = normal.get("status") or status
+        content = normal.get("content")
+        if isinstance(content, str):
+            content = [{"type": "output_text", "text": content}]
+        normal["content"] = [normal_part(part) for part in content or () if isinstance(part, dict)]
+    elif type == "function_call":
+        normal["status"] = normal.get("status") or status
+        normal["arguments"] = _text(normal.get("arguments"))
+        normal["name"] = _text(normal.get("name"))
+        normal["call_id"] = normal.get("call_id") or id
+    elif type == "custom_tool_call":
+        normal["status"] = normal.get("status") or status
+        normal["input"] = _text(normal.get("input"))
+        normal["name"] = _text(normal.get("name"))
+        normal["call_id"] = normal.get("call_id") or id
+    elif type == "reasoning":
+        normal["summary"] = normal.get("summary") or []
+    return normal
+
+
+def _text(value: Any) -> str:
+    """Arguments as the contract has them: JSON text, whatever JSON value a server put there."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else encode(value).decode()
+
+
+def normal_usage(usage: Any) -> JsonObject | None:
+    """Token counts, all of them numbers: per-turn lists and missing details break strict clients."""
+    if not isinstance(usage, dict):
+        return None
+    details_in = usage.get("input_tokens_details")
+    details_out = usage.get("output_tokens_details")
+    prompt = _count(usage, "input_tokens")
+    generated = _count(usage, "output_tokens")
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {
+            "cached_tokens": _count(details_in, "cached_tokens"),
+            "cache_write_tokens": _count(details_in, "cache_write_tokens"),
+        },
+        "output_tokens": generated,
+        "output_tokens_details": {"reasoning_tokens": _count(details_out, "reasoning_tokens")},
+        "total_tokens": _count(usage, "total_tokens") or prompt + generated,
+    }
+
+
+def _count(source: Any, name: str) -> int:
+    value = source.get(name) if isinstance(source, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+CONTEXT_WORDS = (
+    "maximum context length",
+    "context length",
+    "max_model_len",
+    "exceed_context_size",
+    "context size",
+)
+"""How servers word a prompt that is too long (vLLM, SGLang, llama.cpp)."""
+
+
+def refusal(status: int, body: bytes, retry_after: str | None = None) -> UpstreamError:
+    """The upstream's refusal, in our envelope: its status and words, OpenAI's codes.
+
+    Args:
+        status: its HTTP status, 400 or more.
+        body: its body, in whatever shape.
+        retry_after: its header of that name.
+    """
+    message, code, param = error_members(body)
+    if not message:
+        message = f"The model server answered with status {status}."
+    if status in (400, 413, 422) and any(words in message.lower() for words in CONTEXT_WORDS):
+        status, code, param = 400, "context_length_exceeded", "input"
+    elif status == 404 and code is None:
+        code, param = "model_not_found", "model"
+    elif not code:
+        code = _CODES.get(status) or ("upstream_error" if status >= 500 else None)
+    error = UpstreamError(
+        message,
+        status=status,
+        type="server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error"),
+        param=param,
+        headers={"retry-after": retry_after} if retry_after else None,
+    )
+    error.code = code
+    return error
+
+
+_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+_TYPES = {429: "rate_limit_exceeded"}
+
+
+def error_members(body: bytes) -> tuple[str, str | None, str | None]:
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return "", None, None
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    if isinstance(error, str):
+        return error, None, None
+    if not isinstance(error, dict):
+        return "", None, None
+    message = error.get("message") or error.get("detail") or ""
+    code, param = error.get("code"), error.get("param")
+    return (
+        message if isinstance(message, str) else encode(message).decode(),
+        code if isinstance(code, str) and not code.isdigit() else None,
+        param if isinstance(param, str) else None,
+    )

@@ -1,0 +1,55 @@
+"""Object ids, shaped as OpenAI's: a prefix that says what it is, and 48 hex digits."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    MintId = Callable[[str], str]
+    """Makes a new, unguessable id with the given prefix (``"resp"``, ``"msg"``, ...)."""
+
+
+def mint_id(prefix: str) -> str:
+    """A new id: 192 random bits, so that it can't be guessed and never repeats."""
+    return f"{prefix}_{secrets.token_hex(24)}"
+
+
+ITEM_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "mcp_call": "mcp",
+    "mcp_list_tools": "mcpl",
+    "mcp_approval_request": "mcpr",
+    "mcp_approval_response": "mcpa",
+    "web_search_call": "ws",
+    "file_search_call": "fs",
+    "code_interpreter_call": "ci",
+    "image_generation_call": "ig",
+    "computer_call": "cu",
+    "computer_call_output": "cuo",
+    "local_shell_call": "lsh",
+    "local_shell_call_output": "lsho",
+    "shell_call": "sh",
+    "shell_call_output": "sho",
+    "apply_patch_call": "apc",
+    "apply_patch_call_output": "apco",
+    "compaction": "cmp",
+}
+"""Item type -> prefix of the ids that are given to its items."""
+
+CHECKED_PREFIXES = {
+    type: ITEM_PREFIXES[type] for type in ("message", "function_call", "reasoning", "custom_tool_call")
+}
+"""Item type -> what a client's own id for such an item must begin with (observed at OpenAI)."""
+
+
+def item_prefix(type: str) -> str:
+    """The id prefix of an item type; unknown types are plain items."""
+    return ITEM_PREFIXES.get(type, "item")

@@ -1,0 +1,122 @@
+"""What a streamed output is made of: families of text, the parts they grow in, and their items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from agentic_trio.wire.dialect import JsonObject, encode, normal_part
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """How one kind of text grows: in a content part, a summary part, or a member of its item.
+
+    Attributes:
+        item: the type of the items that hold such text.
+        place: the item's member that lists the parts; empty if the text is the item's own member.
+        part: the part's type.
+        member: the member that holds the text, in the part or item and in the ``done`` event.
+        index: the event's member that numbers the part.
+        stem: the events' names, less ``.delta`` and ``.done``.
+    """
+
+    item: str
+    place: str
+    part: str
+    member: str
+    index: str | None
+    stem: str
+
+
+TEXT = Family("message", "content", "output_text", "text", "content_index", "response.output_text")
+REFUSAL = Family("message", "content", "refusal", "refusal", "content_index", "response.refusal")
+REASONING = Family(
+    "reasoning", "content", "reasoning_text", "text", "content_index", "response.reasoning_text"
+)
+SUMMARY = Family(
+    "reasoning", "summary", "summary_text", "text", "summary_index", "response.reasoning_summary_text"
+)
+ARGUMENTS = Family("function_call", "", "", "arguments", None, "response.function_call_arguments")
+TOOL_INPUT = Family("custom_tool_call", "", "", "input", None, "response.custom_tool_call_input")
+MCP_ARGUMENTS = Family("mcp_call", "", "", "arguments", None, "response.mcp_call_arguments")
+CODE = Family("code_interpreter_call", "", "", "code", None, "response.code_interpreter_call_code")
+
+FAMILIES = (TEXT, REFUSAL, REASONING, SUMMARY, ARGUMENTS, TOOL_INPUT, MCP_ARGUMENTS, CODE)
+DELTAS = {f"{family.stem}.delta": family for family in FAMILIES}
+DONES = {f"{family.stem}.done": family for family in FAMILIES}
+BY_PART = {family.part: family for family in FAMILIES if family.part}
+BY_ITEM = {family.item: family for family in (ARGUMENTS, TOOL_INPUT, MCP_ARGUMENTS, CODE)}
+PART_EVENTS = {
+    "content": ("response.content_part.added", "response.content_part.done"),
+    "summary": ("response.reasoning_summary_part.added", "response.reasoning_summary_part.done"),
+}
+
+
+class Event(msgspec.Struct, gc=False):
+    """The members of an event that decide what happens to it."""
+
+    type: str = ""
+    sequence_number: int | None = None
+    output_index: int | None = None
+    content_index: int | None = None
+    summary_index: int | None = None
+    item_id: str | None = None
+    delta: Any = None
+    logprobs: msgspec.Raw | None = None
+
+
+decode_event = msgspec.json.Decoder(Event).decode
+decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Part:
+    """A content or summary part that is being streamed."""
+
+    __slots__ = ("done", "family", "text", "text_done")
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.text: list[str] = []
+        self.text_done = False
+        self.done = False
+
+    def value(self) -> JsonObject:
+        return normal_part({"type": self.family.part, self.family.member: "".join(self.text)})
+
+
+class OutputItem:
+    """An item of the output: as it was added, what has arrived of it, and its final bytes."""
+
+    __slots__ = ("added", "data", "final", "id", "index", "new_id", "old_id", "parts", "text", "text_done")
+
+    def __init__(self, index: int, id: str, added: JsonObject, upstream_id: str | None) -> None:
+        self.index = index
+        self.id = id
+        self.added = added
+        self.old_id = b'"item_id":%b' % encode(upstream_id) if upstream_id else None
+        self.new_id = b'"item_id":%b' % encode(id)
+        self.parts: dict[str, list[Part]] = {"content": [], "summary": []}
+        self.text: list[str] = []
+        self.text_done = False
+        self.final: JsonObject | None = None
+        self.data = b""
+
+    def finish(self, final: JsonObject) -> None:
+        self.final = final
+        self.data = encode(final)
+
+    def so_far(self, status: str) -> JsonObject:
+        """The item with what has arrived of it."""
+        item = dict(self.added)
+        if "status" in item or item["type"] != "reasoning":
+            item["status"] = status
+        for place, parts in self.parts.items():
+            if parts:
+                item[place] = [part.value() for part in parts]
+        family = BY_ITEM.get(item["type"])
+        if family is not None:
+            item[family.member] = "".join(self.text)
+        return item

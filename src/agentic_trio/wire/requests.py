@@ -1,0 +1,365 @@
+"""``POST /v1/responses``, from its body: where it goes, whether it is right, and what goes upstream.
+
+The body is decoded shallowly: its members stay JSON text, and go upstream and into the echo as that
+text. Only the members that something here depends on are looked into.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agentic_trio.errors import InvalidRequest
+from agentic_trio.wire import checks
+from agentic_trio.wire.dialect import JsonObject, encode
+from agentic_trio.wire.items import InputItem, parse_input
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentic_trio.wire.checks import Check
+    from agentic_trio.wire.ids import MintId
+
+    Members = dict[str, bytes]
+
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode = msgspec.json.Decoder().decode
+
+MAX_INPUT_LENGTH = 10_485_760
+
+FIELDS: dict[str, Check] = {
+    "include": checks.include,
+    "tools": checks.tools,
+    "tool_choice": checks.tool_choice,
+    "metadata": checks.metadata,
+    "text": checks.text,
+    "temperature": checks.number(0, 2),
+    "top_p": checks.number(0, 1),
+    "presence_penalty": checks.number(-2, 2),
+    "frequency_penalty": checks.number(-2, 2),
+    "parallel_tool_calls": checks.boolean,
+    "stream": checks.boolean,
+    "stream_options": checks.mapping,
+    "background": checks.boolean,
+    "max_output_tokens": checks.integer(16),
+    "max_tool_calls": checks.integer(1),
+    "reasoning": checks.reasoning,
+    "user": checks.string(),
+    "safety_identifier": checks.string(128),
+    "prompt_cache_key": checks.string(),
+    "prompt_cache_retention": checks.string(),
+    "truncation": checks.one_of("auto", "disabled"),
+    "instructions": checks.string(),
+    "store": checks.boolean,
+    "service_tier": checks.string(),
+    "top_logprobs": checks.integer(0, 20),
+    "previous_response_id": checks.string(),
+    "conversation_id": checks.string(),
+}
+"""Member -> its check, in the order in which OpenAI looks at them."""
+
+OURS = frozenset(
+    {
+        "input",
+        "store",
+        "stream",
+        "background",
+        "previous_response_id",
+        "conversation",
+        "conversation_id",
+        "stream_options",
+        "truncation",
+    }
+)
+"""The members that are acted on here and never go upstream as they came."""
+
+ECHO_DEFAULTS: Members = {
+    "background": b"false",
+    "frequency_penalty": b"0.0",
+    "instructions": b"null",
+    "max_output_tokens": b"null",
+    "max_tool_calls": b"null",
+    "metadata": b"{}",
+    "model": b"null",
+    "parallel_tool_calls": b"true",
+    "presence_penalty": b"0.0",
+    "previous_response_id": b"null",
+    "prompt_cache_key": b"null",
+    "prompt_cache_retention": b"null",
+    "reasoning": b'{"effort":null,"summary":null}',
+    "safety_identifier": b"null",
+    "service_tier": b'"default"',
+    "store": b"true",
+    "temperature": b"1.0",
+    "text": b'{"format":{"type":"text"}}',
+    "tool_choice": b'"auto"',
+    "tools": b"[]",
+    "top_logprobs": b"0",
+    "top_p": b"1.0",
+    "truncation": b'"disabled"',
+    "user": b"null",
+}
+"""The members of a Response object that repeat the request, and what they are where it is silent."""
+
+
+class Routing(msgspec.Struct, gc=False):
+    """What decides which way a request goes."""
+
+    store: bool | None = None
+    stream: Any = None
+    previous_response_id: Any = None
+    conversation: Any = None
+    conversation_id: Any = None
+    background: Any = None
+
+    @property
+    def relayed(self) -> bool:
+        """Whether the upstream's own answer is what the client gets."""
+        return (
+            self.store is False
+            and self.previous_response_id is None
+            and self.conversation is None
+            and self.conversation_id is None
+            and self.background is not True
+        )
+
+
+_decode_routing = msgspec.json.Decoder(Routing).decode
+
+
+@dataclass(frozen=True, slots=True)
+class CreateResponse:
+    """A request that is right as far as it can be told without the store.
+
+    Attributes:
+        members: its members' JSON text; those that were null are left out.
+        input: its new items. References are not resolved yet.
+        conversation: the id that either spelling of the member gave.
+        store: whether the turn is kept.
+    """
+
+    members: Members
+    input: Sequence[InputItem]
+    model: str
+    store: bool
+    stream: bool
+    background: bool
+    truncates: bool
+    previous_response_id: str | None
+    conversation: str | None
+
+    def echo(self) -> bytes:
+        """The Response object's members that repeat this request, as JSON text without braces."""
+        members = self.members
+        parts = []
+        for name, default in ECHO_DEFAULTS.items():
+            value = members.get(name)
+            if value is None:
+                value = default
+            elif name in _ECHOED:
+                value = encode(_ECHOED[name](_decode(value)))
+            parts.append(b'"%b":%b' % (name.encode(), value))
+        if self.conversation is None:
+            parts.append(b'"conversation_id":null')
+        else:
+            id = encode(self.conversation)
+            parts.append(b'"conversation":{"id":%b},"conversation_id":%b' % (id, id))
+        return b",".join(parts)
+
+    def upstream_body(self, items: Sequence[bytes], *, stream: bool) -> bytes:
+        """The stateless request: everything that was sent, with the whole context as its input.
+
+        Args:
+            items: the history's items, then the new ones.
+            stream: whether the upstream shall stream.
+        """
+        rest = b"".join(
+            b'"%b":%b,' % (encode(name)[1:-1], value)
+            for name, value in self.members.items()
+            if name not in OURS
+        )
+        return b'{%b"input":[%b],"store":false,"stream":%b}' % (
+            rest,
+            b",".join(items),
+            b"true" if stream else b"false",
+        )
+
+
+def _echo_tools(tools: list[JsonObject]) -> list[JsonObject]:
+    return [
+        {"description": None, "parameters": None, "strict": None, **tool}
+        if tool.get("type") == "function"
+        else tool
+        for tool in tools
+    ]
+
+
+def _echo_text(text: JsonObject) -> JsonObject:
+    given = {name: value for name, value in text.items() if value is not None}
+    return {"format": {"type": "text"}, **given}
+
+
+def _echo_reasoning(reasoning: JsonObject) -> JsonObject:
+    return {"effort": None, "summary": None, **reasoning}
+
+
+_ECHOED = {"tools": _echo_tools, "text": _echo_text, "reasoning": _echo_reasoning}
+
+
+def route(body: bytes) -> Routing:
+    """Read as much of a body as decides where it goes.
+
+    Raises:
+        InvalidRequest: it is not a JSON object in UTF-8, or what decides is of the wrong type.
+    """
+    try:
+        body.decode()
+        return _decode_routing(body)
+    except msgspec.ValidationError:
+        check_member("store", _members(body))
+        raise invalid_json() from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise invalid_json() from None
+
+
+def invalid_json() -> InvalidRequest:
+    return InvalidRequest(
+        "We could not parse the JSON body of your request. The API expects a JSON object in UTF-8, "
+        "not nested too deep.",
+        code="invalid_json",
+    )
+
+
+def _members(body: bytes) -> Members:
+    """A body's members as JSON text, nulls left out."""
+    try:
+        body.decode()
+        raw = _decode_members(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise invalid_json() from None
+    return {name: text for name, value in raw.items() if (text := bytes(value)) != b"null"}
+
+
+def check_member(name: str, members: Members) -> Any:
+    """Decode a member and check it; None if it is absent. Raises InvalidRequest."""
+    text = members.get(name)
+    if text is None:
+        return None
+    value = decode_value(text)
+    FIELDS[name](value, name)
+    return value
+
+
+def decode_value(text: bytes) -> Any:
+    """Decode a member's JSON text. Raises InvalidRequest for numbers that no double can hold."""
+    try:
+        return _decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        raise invalid_json() from None
+
+
+def parse_object(body: bytes) -> JsonObject:
+    """A whole JSON object, nulls at its top left out; an empty body is an empty object.
+
+    Raises:
+        InvalidRequest: it is not a JSON object in UTF-8.
+    """
+    return {name: decode_value(text) for name, text in _members(body).items()} if body.strip() else {}
+
+
+def parse_create_response(body: bytes, mint: MintId) -> CreateResponse:
+    """Check a request that is served here, in OpenAI's order.
+
+    Args:
+        body: the request's bytes.
+        mint: makes ids for the items that have none.
+
+    Raises:
+        InvalidRequest: in the words of OpenAI's API.
+    """
+    members = _members(body)
+    model = _model(members, body)
+    if (
+        "input" not in members
+        and not {"previous_response_id", "conversation", "conversation_id"} & members.keys()
+    ):
+        raise _no_input(members)
+    items = parse_input(decode_value(members["input"]), mint) if "input" in members else []
+    value = partial(check_member, members=members)
+    for name in FIELDS:
+        if name in members:
+            value(name)
+    stored = value("store") is not False
+    background = value("background") or False
+    conversation = conversation_id(members)
+    previous = value("previous_response_id")
+    if previous is not None and "conversation" in members:
+        raise InvalidRequest(
+            "Mutually exclusive parameters: ''. Ensure you are only providing one of: "
+            "'previous_response_id' or 'conversation'.",
+            code="mutually_exclusive_parameters",
+        )
+    if not items and previous is None and conversation is None:
+        raise InvalidRequest(
+            "One of \"input\" or \"previous_response_id\" or 'prompt' or 'conversation' must be provided.",
+            code="missing_required_parameter",
+        )
+    return CreateResponse(
+        members=members,
+        input=items,
+        model=model,
+        store=stored,
+        stream=value("stream") or False,
+        background=background,
+        truncates=value("truncation") == "auto",
+        previous_response_id=previous,
+        conversation=conversation,
+    )
+
+
+def _model(members: Members, body: bytes) -> str:
+    if "model" in members:
+        model = decode_value(members["model"])
+        if not isinstance(model, str):
+            raise checks.invalid_type("model", "a string", model)
+        if model:
+            return model
+    elif "model" in _decode_members(body):
+        raise checks.invalid_type("model", "a string", None)
+    raise checks.missing("model")
+
+
+def _no_input(members: Members) -> InvalidRequest:
+    if "messages" in members:
+        return InvalidRequest(
+            "Unsupported parameter: 'messages'. In the Responses API, this parameter has moved to 'input'.",
+            code="unsupported_parameter",
+        )
+    return checks.missing("input")
+
+
+def conversation_id(members: Members) -> str | None:
+    """The conversation that a request names: ``conversation`` (an id, or an object that holds it) or its alias.
+
+    Raises:
+        InvalidRequest: neither form, or both members with different ids.
+    """
+    id = None
+    if "conversation" in members:
+        named = decode_value(members["conversation"])
+        id = named.get("id") if isinstance(named, dict) else named
+        if isinstance(named, dict) and id is None:
+            raise checks.missing("conversation.id")
+        if not isinstance(id, str):
+            raise checks.invalid_type("conversation", "one of a conversation ID or object", id)
+    alias = check_member("conversation_id", members)
+    if id is not None and alias is not None and id != alias:
+        raise InvalidRequest(
+            "'conversation' and 'conversation_id' name different conversations.",
+            code="invalid_value",
+            param="conversation_id",
+        )
+    return id if id is not None else alias
