@@ -1,0 +1,416 @@
+"""HTTP/1.1 for `httpx.AsyncClient` on Trio streams: one read is one chunk, cancelling closes the socket."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, NoReturn, Self, TypeAlias, TypeVar
+
+import httptools
+import httpx
+import trio
+
+if TYPE_CHECKING:
+    import ssl
+
+T = TypeVar("T")
+Connect: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
+Origin: TypeAlias = tuple[str, str, int]
+GiveBack: TypeAlias = Callable[[Origin, trio.abc.Stream], Awaitable[None]]
+
+_READ_SIZE = 65536
+_PORTS = {"http": 80, "https": 443}
+_BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_LEGAL_HEAD = re.compile(rb"%s [!-~]+ HTTP/1\.1\r\n(?:%s: [^\0\r\n]*\r\n)*\r\n" % (_TOKEN, _TOKEN))
+_LEGAL_LENGTH = re.compile(r"[0-9]{1,18}")
+
+
+class StreamTransport(httpx.AsyncBaseTransport):
+    """Carries httpx requests over HTTP/1.1 on Trio streams.
+
+    Each socket read becomes at most one chunk of the body. Live connections are
+    not limited. Idle ones are reused newest first, per origin (scheme, host, port).
+    There is no lock and no background task.
+
+    A request is sent twice only when no server can have processed it: its body is
+    bytes, its connection was a reused one, the stream broke *before* it had taken
+    the whole request, and not one byte of a response came. Then it goes out once
+    more, on a fresh connection. A request whose bytes were all taken is never
+    repeated, whatever its method. So that stale connections seldom cost a request,
+    an idle socket that is readable (EOF, reset, surplus bytes) is closed unused.
+
+    A connection is reused after a whole request and a whole HTTP/1.1 response
+    without `Connection: close` or bytes behind its end; never after HEAD.
+
+    Args:
+        max_idle_connections: idle connections kept over all origins; the oldest is closed first.
+        keepalive_expiry: seconds an idle connection may be reused.
+        max_header_bytes: bound on a response's headers, informational ones and trailers included.
+        connect: opens a byte stream to (host, port); for https, TLS is put on top of it.
+        ssl_context: for https; httpx's default if None.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_idle_connections: int = 256,
+        keepalive_expiry: float = 30.0,
+        max_header_bytes: int = 65536,
+        connect: Connect = trio.open_tcp_stream,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._max_idle = max_idle_connections
+        self._expiry = keepalive_expiry
+        self._max_header_bytes = max_header_bytes
+        self._open = connect
+        self._given_context = ssl_context
+        self._idle: deque[tuple[float, Origin, trio.abc.Stream]] = deque()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and return its response as soon as the head is there.
+
+        Honours the connect, read and write timeouts (seconds) of `request.extensions`.
+
+        Raises:
+            httpx.LocalProtocolError: the request can't be sent as one well-framed HTTP/1.1 request.
+            httpx.RemoteProtocolError: the response is malformed, truncated, or its headers are too large.
+            httpx.TransportError: connecting, writing or reading failed or took too long.
+
+        Cancellation: the request's socket is closed at once.
+        """
+        url = request.url
+        port = url.port or _PORTS.get(url.scheme)
+        if port is None:
+            raise httpx.UnsupportedProtocol(f"unsupported URL scheme {url.scheme!r}")
+        origin = (url.scheme, url.raw_host.decode("ascii"), port)
+        head = _encode_head(request)
+        if (stream := await self._take_idle(origin)) is not None:
+            try:
+                return await self._exchange(stream, origin).run(request, head, self._max_header_bytes)
+            except httpx.WriteError:
+                if not isinstance(request.stream, httpx.ByteStream):
+                    raise
+        seconds = request.extensions.get("timeout", {}).get("connect")
+        stream = await _within(self._connect(origin), seconds, httpx.ConnectTimeout, httpx.ConnectError)
+        return await self._exchange(stream, origin).run(request, head, self._max_header_bytes)
+
+    async def aclose(self) -> None:
+        """Close the idle connections; those in use are closed when their responses are.
+
+        Cancellation: neither waits nor is interrupted.
+        """
+        self._max_idle = 0
+        await self._trim()
+
+    def _exchange(self, stream: trio.abc.Stream, origin: Origin) -> _Exchange:
+        return _Exchange(stream, origin, self._give_back)
+
+    async def _connect(self, origin: Origin) -> trio.abc.Stream:
+        scheme, host, port = origin
+        stream = await self._open(host, port)
+        if scheme == "http":
+            return stream
+        try:
+            tls = trio.SSLStream(stream, self._ssl_context, server_hostname=host, https_compatible=True)
+            await tls.do_handshake()
+        except BaseException:
+            await _close(stream)
+            raise
+        return tls
+
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        return self._given_context or httpx.create_ssl_context()
+
+    async def _give_back(self, origin: Origin, stream: trio.abc.Stream) -> None:
+        self._idle.append((trio.current_time() + self._expiry, origin, stream))
+        await self._trim()
+
+    async def _take_idle(self, origin: Origin) -> trio.abc.Stream | None:
+        await self._trim()
+        while (stream := self._pop_idle(origin)) is not None:
+            if not _is_readable(stream):
+                return stream
+            await _close(stream)
+        return None
+
+    def _pop_idle(self, origin: Origin) -> trio.abc.Stream | None:
+        for index in reversed(range(len(self._idle))):
+            if self._idle[index][1] == origin:
+                stream = self._idle[index][2]
+                del self._idle[index]
+                return stream
+        return None
+
+    async def _trim(self) -> None:
+        now = trio.current_time()
+        while self._idle and (len(self._idle) > self._max_idle or self._idle[0][0] <= now):
+            await _close(self._idle.popleft()[2])
+
+
+class _Exchange(httpx.AsyncByteStream):
+    """One request and its response on one stream; iterating it gives the response's body."""
+
+    def __init__(self, stream: trio.abc.Stream, origin: Origin, give_back: GiveBack) -> None:
+        self._stream = stream
+        self._origin = origin
+        self._give_back = give_back
+        self._body = b""
+        self._answered = self._reusable = self._closed = False
+
+    async def run(self, request: httpx.Request, head: bytes, max_header_bytes: int) -> httpx.Response:
+        """Send the request and read the response's head.
+
+        Raises:
+            httpx.WriteError: the stream broke before it took the whole request, and no response byte came.
+        """
+        self._timeouts = request.extensions.get("timeout", {})
+        self._message = message = _Message(request.method == "HEAD", max_header_bytes)
+        try:
+            await self._read_head(await self._send(request, head))
+        except BaseException:
+            await self._discard()
+            raise
+        return httpx.Response(
+            message.status,
+            headers=message.headers,
+            stream=self,
+            extensions={"http_version": b"HTTP/" + message.version.encode(), "reason_phrase": message.reason},
+        )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._closed:
+            raise httpx.StreamClosed
+        try:
+            while not self._body and not self._message.complete:
+                await self._receive()
+        except BaseException:
+            await self._discard()
+            raise
+        if not self._body:
+            raise StopAsyncIteration
+        body, self._body = self._body, b""
+        return body
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        if not (self._reusable and self._message.complete and self._message.keep_alive):
+            await self._discard()
+            return
+        self._end()
+        await self._give_back(self._origin, self._stream)
+
+    async def _discard(self) -> None:
+        if not self._closed:
+            self._end()
+            await _close(self._stream)
+
+    def _end(self) -> None:
+        self._closed = True
+        self._message.close()
+
+    async def _send(self, request: httpx.Request, head: bytes) -> httpx.TransportError | None:
+        # An early response (a 413, say) may explain a failure: it is returned, and raised if there is none.
+        try:
+            await self._send_all(request, head)
+        except (httpx.WriteError, httpx.WriteTimeout) as error:
+            if isinstance(error, httpx.WriteTimeout) and not _is_readable(self._stream):
+                raise
+            return error
+        self._reusable = "close" not in request.headers.get("connection", "").lower()
+        return None
+
+    async def _send_all(self, request: httpx.Request, unsent: bytes) -> None:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        chunked = "transfer-encoding" in request.headers
+        left = int(request.headers.get("content-length", "0"))
+        pieces = aiter(request.stream)
+        try:
+            async for piece in pieces:
+                left -= len(piece)
+                if left < 0 and not chunked:
+                    raise httpx.LocalProtocolError("the request body is longer than its Content-Length")
+                unsent += b"%x\r\n%s\r\n" % (len(piece), piece) if chunked and piece else piece
+                if unsent:
+                    await self._write(unsent)
+                unsent = b""
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                await pieces.aclose()
+        if left > 0:
+            raise httpx.LocalProtocolError("the request body is shorter than its Content-Length")
+        if unsent or chunked:
+            await self._write(unsent + (b"0\r\n\r\n" if chunked else b""))
+
+    async def _write(self, data: bytes) -> None:
+        seconds = self._timeouts.get("write")
+        await _within(self._stream.send_all(data), seconds, httpx.WriteTimeout, httpx.WriteError)
+
+    async def _read_head(self, write_failure: httpx.TransportError | None) -> None:
+        while self._message.status == 0:
+            try:
+                await self._receive()
+            except httpx.TransportError:
+                if write_failure is not None and not self._answered:
+                    raise write_failure from None
+                raise
+
+    async def _receive(self) -> None:
+        reading = self._stream.receive_some(_READ_SIZE)
+        data = await _within(reading, self._timeouts.get("read"), httpx.ReadTimeout, httpx.ReadError)
+        if self._closed:
+            raise httpx.StreamClosed
+        if data:
+            self._answered = True
+            self._body = self._message.feed(bytes(data))
+        else:
+            self._message.feed_eof()
+
+
+class _Message:
+    """Parses one response: bytes in, head and body bytes out. No I/O."""
+
+    def __init__(self, bodyless: bool, max_header_bytes: int) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.reason = b""
+        self.version = ""
+        self.complete = False
+        self.keep_alive = False
+        self._bodyless = bodyless
+        self._until_close = False
+        self._max_header_bytes = max_header_bytes
+        self._header_bytes = 0
+        self._overhead = 0
+        self._pieces: list[bytes] = []
+        self._violation = ""
+        self._parser = httptools.HttpResponseParser(self)
+
+    def close(self) -> None:
+        """Break the reference cycle with the parser."""
+        del self._parser
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what one read returned; return all the body bytes in it, joined."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self.complete:
+                raise httpx.RemoteProtocolError(self._violation or str(error)) from error
+            self.keep_alive = False
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        # llhttp reports a header, trailer or chunk extension at its end: what trickles in is bounded here.
+        self._overhead = 0 if body or self.complete else self._overhead + len(data)
+        if self._overhead > self._max_header_bytes:
+            raise httpx.RemoteProtocolError(self._too_large())
+        return body
+
+    def feed_eof(self) -> None:
+        if not self._until_close:
+            raise httpx.RemoteProtocolError("connection closed before the end of the response")
+        self.complete = True
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self._refuse("bytes after the end of the response")
+        self.headers.clear()
+        self.reason = b""
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value) + 4
+        if self._header_bytes > self._max_header_bytes:
+            self._refuse(self._too_large())
+        if self.status == 0:
+            self.headers.append((name, value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        status, version = self._parser.get_status_code(), self._parser.get_http_version()
+        if status < 100 or status == 101 or version not in ("1.0", "1.1"):
+            self._refuse(f"unexpected response: HTTP/{version} {status}")
+        if status < 200:
+            return
+        self.status, self.version = status, version
+        self._until_close = not self._is_framed() and status not in (204, 304)
+        self.keep_alive = version == "1.1" and self._parser.should_keep_alive()
+        if self._bodyless:
+            # llhttp can't be told that no body follows HEAD, so where this message ends is not certain.
+            self.complete, self.keep_alive = True, False
+
+    def on_body(self, body: bytes) -> None:
+        if not self.complete:
+            self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        self.complete = self.status != 0
+
+    def _is_framed(self) -> bool:
+        codings = [value.lower() for name, value in self.headers if name.lower() == b"transfer-encoding"]
+        lengths = [value for name, value in self.headers if name.lower() == b"content-length"]
+        if codings and (codings != [b"chunked"] or self.version == "1.0"):
+            self._refuse("unsupported Transfer-Encoding in the response")
+        if lengths and not _LEGAL_LENGTH.fullmatch(lengths[0].decode("ascii", "replace")):
+            self._refuse("illegal Content-Length in the response")
+        return bool(codings or lengths)
+
+    def _too_large(self) -> str:
+        return f"response headers exceed {self._max_header_bytes} bytes"
+
+    def _refuse(self, violation: str) -> NoReturn:
+        self._violation = violation
+        raise ValueError(violation)
+
+
+async def _within(
+    operation: Awaitable[T],
+    seconds: float | None,
+    timeout_error: type[httpx.TimeoutException],
+    broken_error: type[httpx.NetworkError],
+) -> T:
+    try:
+        with trio.move_on_after(math.inf if seconds is None else seconds):
+            return await operation
+    except _BROKEN as error:
+        raise broken_error(str(error.__cause__ or error) or type(error).__name__) from error
+    raise timeout_error(f"no progress within {seconds} s")
+
+
+async def _close(stream: trio.abc.Stream) -> None:
+    # Shielded and cancelled: it closes at once, waits for nothing, and is never interrupted half-way.
+    with trio.CancelScope(shield=True) as scope, suppress(*_BROKEN):
+        scope.cancel()
+        await stream.aclose()
+
+
+def _is_readable(stream: trio.abc.Stream) -> bool:
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    is_readable = getattr(getattr(stream, "socket", None), "is_readable", None)
+    return is_readable is not None and bool(is_readable())
+
+
+def _encode_head(request: httpx.Request) -> bytes:
+    headers = request.headers
+    lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii", "replace"), request.url.raw_path)]
+    lines += [b"%s: %s\r\n" % header for header in headers.raw]
+    head = b"".join([*lines, b"\r\n"])
+    if head.count(b"\n") != len(lines) + 1 or not _LEGAL_HEAD.fullmatch(head):
+        raise httpx.LocalProtocolError("illegal character in the request's method, target or headers")
+    coding, length = headers.get("transfer-encoding"), headers.get("content-length", "0")
+    if coding is not None and (coding.lower() != "chunked" or "content-length" in headers):
+        raise httpx.LocalProtocolError("a request body is framed by Content-Length or by chunked, not both")
+    if not _LEGAL_LENGTH.fullmatch(length):
+        raise httpx.LocalProtocolError("illegal Content-Length in the request")
+    return head

@@ -1,0 +1,748 @@
+import random
+import ssl
+import subprocess
+from contextlib import aclosing, suppress
+from functools import partial
+
+import httpx
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from agentic_trio.upstream.transport import StreamTransport
+
+URL = "http://upstream.test/v1/responses"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class ScriptedStream(trio.abc.Stream):
+    """Each read returns, or raises, the next item of the script; then EOF."""
+
+    def __init__(self, *reads, send_error: Exception | None = None):
+        self.reads = list(reads)
+        self.send_error = send_error
+        self.sent = []
+        self.closed = False
+
+    async def send_all(self, data):
+        await trio.lowlevel.checkpoint()
+        if self.send_error is not None:
+            raise self.send_error
+        self.sent.append(bytes(data))
+
+    async def wait_send_all_might_not_block(self):
+        raise NotImplementedError
+
+    async def receive_some(self, max_bytes=None):
+        await trio.lowlevel.checkpoint()
+        item = self.reads.pop(0) if self.reads else b""
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    async def aclose(self):
+        self.closed = True
+        await trio.lowlevel.checkpoint()
+
+
+class HangingStream(ScriptedStream):
+    def __init__(self, *reads, hang_on_send: bool = False):
+        super().__init__(*reads)
+        self.hang_on_send = hang_on_send
+
+    async def send_all(self, data):
+        if self.hang_on_send:
+            await trio.sleep_forever()
+        await super().send_all(data)
+
+    async def receive_some(self, max_bytes=None):
+        if not self.reads:
+            await trio.sleep_forever()
+        return await super().receive_some(max_bytes)
+
+
+class Server:
+    """A TCP server on 127.0.0.1 that runs `handler` on each connection and counts."""
+
+    def __init__(self, handler):
+        self.handler = handler
+        self.accepted = 0
+        self.open = 0
+        self.requests = []
+        self.url = ""
+
+    async def start(self, nursery, serve=trio.serve_tcp):
+        listeners = await nursery.start(partial(serve, self.handle, 0, host="127.0.0.1"))
+        listener = getattr(listeners[0], "transport_listener", listeners[0])
+        scheme = "http" if listener is listeners[0] else "https"
+        self.url = f"{scheme}://localhost:{listener.socket.getsockname()[1]}/v1/responses"
+        return self
+
+    async def handle(self, stream):
+        self.accepted += 1
+        self.open += 1
+        try:
+            with suppress(trio.BrokenResourceError):
+                await self.handler(self, stream)
+        finally:
+            self.open -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def read_request(self, stream) -> bytes:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            if not (more := await stream.receive_some()):
+                return b""
+            data += more
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
+        while len(body) < length:
+            if not (more := await stream.receive_some()):
+                return b""
+            body += more
+        self.requests.append(head + b"\r\n\r\n" + body)
+        return self.requests[-1]
+
+
+async def answer_ok(server, stream):
+    while await server.read_request(stream):
+        await stream.send_all(OK)
+
+
+def client(transport: StreamTransport, **timeouts) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(None, **timeouts), trust_env=False)
+
+
+def scripted(*streams, **kwargs) -> StreamTransport:
+    remaining = list(streams)
+
+    async def connect(host, port):
+        await trio.lowlevel.checkpoint()
+        return remaining.pop(0)
+
+    return StreamTransport(connect=connect, **kwargs)
+
+
+async def fetch(stream, method="GET", **kwargs) -> httpx.Response:
+    async with client(scripted(stream, **kwargs)) as http:
+        return await http.request(method, URL)
+
+
+async def chunks_of(stream) -> list[bytes]:
+    async with client(scripted(stream)) as http, http.stream("GET", URL) as response:
+        return [chunk async for chunk in response.aiter_raw()]
+
+
+RESPONSES = {
+    "content-length": (
+        b"HTTP/1.1 201 Made It\r\nX-A: 1\r\nX-A:  two \t\r\nContent-Length: 5\r\n\r\nhello",
+        (201, "Made It", [(b"X-A", b"1"), (b"X-A", b"two"), (b"Content-Length", b"5")], b"hello"),
+    ),
+    "chunked with extension and trailer": (
+        CHUNKED + b"3;a=b\r\nabc\r\nA\r\n0123456789\r\n0\r\nX-Trailer: t\r\n\r\n",
+        (200, "OK", [(b"Transfer-Encoding", b"chunked")], b"abc0123456789"),
+    ),
+    "until close": (
+        b"HTTP/1.1 200 OK\r\nX: y\r\n\r\nabc\r\n\r\ndef",
+        (200, "OK", [(b"X", b"y")], b"abc\r\n\r\ndef"),
+    ),
+    "HTTP/1.0": (b"HTTP/1.0 200 OK\r\n\r\nabc", (200, "OK", [], b"abc")),
+    "informational first": (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK,
+        (200, "OK", [(b"Content-Length", b"2")], b"ok"),
+    ),
+    "204": (b"HTTP/1.1 204 No Content\r\nX: y\r\n\r\n", (204, "No Content", [(b"X", b"y")], b"")),
+    "304 with a length": (
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+        (304, "Not Modified", [(b"Content-Length", b"9")], b""),
+    ),
+    "no reason phrase": (
+        b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n",
+        (200, "", [(b"Content-Length", b"0")], b""),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+async def test_any_chunking_gives_the_same_response(name):
+    raw, expected = RESPONSES[name]
+    scripts = [[raw[:i], raw[i:]] for i in range(1, len(raw))] + [[raw], [bytes([byte]) for byte in raw]]
+    for reads in scripts:
+        response = await fetch(ScriptedStream(*reads))
+        got = (response.status_code, response.reason_phrase, response.headers.raw, response.content)
+        assert got == expected, reads
+
+
+async def test_one_read_of_many_chunks_is_one_chunk():
+    stream = ScriptedStream(
+        CHUNKED + b"1\r\na\r\n1\r\nb\r\n", b"1\r\nc\r\n2\r\nde\r\n1\r", b"\nf\r\n0\r\n\r\n"
+    )
+    assert await chunks_of(stream) == [b"ab", b"cde", b"f"]
+
+
+async def test_first_body_bytes_of_the_heads_read_need_no_other_read():
+    stream = HangingStream(CHUNKED + b"3\r\nabc\r\n")
+    response = await scripted(stream).handle_async_request(httpx.Request("GET", URL))
+    assert await anext(response.stream) == b"abc"
+    await response.aclose()
+    assert stream.closed
+    with pytest.raises(httpx.StreamClosed):
+        await anext(response.stream)
+
+
+async def test_head_response_has_no_body_whatever_its_length():
+    response = await fetch(HangingStream(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"), method="HEAD")
+    assert (response.status_code, response.headers["content-length"], response.content) == (200, "1000", b"")
+
+
+async def test_http_version_is_told():
+    assert (await fetch(ScriptedStream(OK))).http_version == "HTTP/1.1"
+    assert (await fetch(ScriptedStream(OK.replace(b"1.1", b"1.0")))).http_version == "HTTP/1.0"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
+        CHUNKED + b"5\r\nabc",
+        CHUNKED + b"3\r\nabc\r\n",
+        CHUNKED + b"3\r\nabc\r\n0\r\n",
+        CHUNKED + b"zz\r\nabc\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"SMTP ready\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\n\r\n",
+        b"HTTP/0.9 200 OK\r\n\r\n",
+        b"HTTP/1.1 099 OK\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+async def test_truncated_or_malformed_response_is_a_remote_protocol_error(raw):
+    stream = ScriptedStream(raw) if raw else ScriptedStream()
+    with pytest.raises(httpx.RemoteProtocolError):
+        await fetch(stream)
+    assert stream.closed
+
+
+@pytest.mark.parametrize("step", [1, 7, 65536])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1100 + b"\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"Content-Length: 0\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n" * 200 + OK,
+        CHUNKED + b"0\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+        CHUNKED + b"0\r\nX: " + b"x" * 1100 + b"\r\n\r\n",
+    ],
+    ids=["one long header", "many headers", "many informational heads", "many trailers", "one long trailer"],
+)
+async def test_headers_over_the_bound_are_a_remote_protocol_error(raw, step):
+    stream = ScriptedStream(*[raw[i : i + step] for i in range(0, len(raw), step)])
+    with pytest.raises(httpx.RemoteProtocolError, match="headers exceed 1024 bytes"):
+        await fetch(stream, max_header_bytes=1024)
+    assert stream.closed
+
+
+async def test_headers_within_the_bound_pass_however_large_the_body():
+    body = b"x" * 5000
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + body
+    for step in (1, 100, 6000):
+        stream = ScriptedStream(*[raw[i : i + step] for i in range(0, len(raw), step)])
+        assert (await fetch(stream, max_header_bytes=100)).content == body
+
+
+async def test_bytes_body_goes_out_with_the_head_in_one_send():
+    stream = ScriptedStream(OK)
+    async with client(scripted(stream)) as http:
+        await http.post(URL + "?q=%20x", content=b"{}", headers={"X-Key": "k"})
+    [sent] = stream.sent
+    head, _, body = sent.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/responses?q=%20x HTTP/1.1\r\nHost: upstream.test\r\n")
+    assert b"\r\nX-Key: k" in head
+    assert b"\r\nContent-Length: 2" in head
+    assert body == b"{}"
+
+
+async def pieces(*items):
+    for item in items:
+        await trio.lowlevel.checkpoint()
+        yield item
+
+
+async def test_streamed_body_is_sent_chunked():
+    stream = ScriptedStream(OK)
+    async with client(scripted(stream)) as http:
+        await http.post(URL, content=pieces(b"abc", b"", b"0123456789abcdef"))
+    head, _, body = b"".join(stream.sent).partition(b"\r\n\r\n")
+    assert b"\r\nTransfer-Encoding: chunked" in head
+    assert body == b"3\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("items", [(b"abc", b"de"), (b"", b"abcde")])
+async def test_streamed_body_with_content_length_is_sent_plain(items):
+    stream = ScriptedStream(OK)
+    async with client(scripted(stream)) as http:
+        await http.post(URL, content=pieces(*items), headers={"Content-Length": "5"})
+    head, _, body = b"".join(stream.sent).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert body == b"abcde"
+
+
+async def test_empty_streamed_body_is_sent():
+    stream = ScriptedStream(OK)
+    async with client(scripted(stream)) as http:
+        await http.post(URL, content=pieces())
+    assert b"".join(stream.sent).endswith(b"\r\n\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("length", ["4", "6", "-5", "5, 5", "x"])
+async def test_body_of_another_size_than_declared_is_a_local_protocol_error(length):
+    async with client(scripted(HangingStream())) as http, aclosing(pieces(b"ab", b"cde")) as body:
+        with pytest.raises(httpx.LocalProtocolError):
+            await http.post(URL, content=body, headers={"Content-Length": length})
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("GET", {"X": "a\r\nInjected: yes"}),
+        ("GET", {"X": "a\nb"}),
+        ("GET", {"X": "a\0b"}),
+        ("GET", {"X y": "a"}),
+        ("GET / HTTP/1.1\r\nX:", {}),
+        ("GÉT", {}),
+        ("POST", {"Transfer-Encoding": "chunked", "Content-Length": "0"}),
+        ("POST", {"Transfer-Encoding": "gzip"}),
+    ],
+)
+async def test_request_that_could_be_misread_is_refused_before_connecting(method, headers):
+    async with client(scripted()) as http:
+        with pytest.raises(httpx.LocalProtocolError):
+            await http.request(method, URL, headers=headers)
+
+
+async def test_early_response_is_read_though_the_body_could_not_be_sent():
+    early = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig"
+    stream = ScriptedStream(early, send_error=trio.BrokenResourceError("reset"))
+    async with client(scripted(stream)) as http:
+        response = await http.post(URL, content=b"x" * 100)
+    assert (response.status_code, response.content) == (413, b"big")
+    assert stream.closed
+
+
+async def test_early_response_then_close_is_read_over_tcp(nursery):
+    async def refuse(server, stream):
+        await stream.receive_some(1)
+        await stream.send_all(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\nbig")
+
+    server = await Server(refuse).start(nursery)
+    async with client(StreamTransport()) as http:
+        response = await http.post(server.url, content=b"x" * 20_000_000)
+    assert response.status_code == 413
+    nursery.cancel_scope.cancel()
+
+
+async def test_connection_is_reused_and_has_nodelay(nursery):
+    streams = []
+
+    async def connect(host, port):
+        streams.append(await trio.open_tcp_stream(host, port))
+        return streams[-1]
+
+    server = await Server(answer_ok).start(nursery)
+    async with client(StreamTransport(connect=connect)) as http:
+        for _ in range(5):
+            assert (await http.post(server.url, content=b"{}")).content == b"ok"
+        assert streams[0].getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
+    assert (server.accepted, len(server.requests)) == (1, 5)
+    assert streams[0].socket.fileno() == -1
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\n\r\nok",
+        OK + b"surplus",
+        OK + OK,
+        CHUNKED + b"2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n",
+    ],
+    ids=["close", "HTTP/1.0", "until close", "surplus", "two responses", "surplus after chunks"],
+)
+async def test_connection_that_did_not_end_cleanly_is_not_reused(raw):
+    first, second = ScriptedStream(raw), HangingStream(OK)
+    async with client(scripted(first, second)) as http:
+        assert (await http.get(URL)).content == b"ok"
+        assert first.closed
+        assert (await http.get(URL)).content == b"ok"
+        assert not second.closed
+    assert second.closed
+
+
+async def test_connection_is_not_reused_when_the_request_said_close():
+    stream = ScriptedStream(OK)
+    async with client(scripted(stream)) as http:
+        await http.get(URL, headers={"Connection": "close"})
+        assert stream.closed
+
+
+async def test_unread_body_closes_the_connection():
+    stream = HangingStream(CHUNKED + b"3\r\nabc\r\n", b"0\r\n\r\n")
+    async with client(scripted(stream)) as http:
+        async with http.stream("GET", URL):
+            pass
+        assert stream.closed
+
+
+async def test_connections_are_reused_newest_first_and_per_origin():
+    opened = []
+
+    async def connect(host, port):
+        opened.append((host, port, HangingStream(OK, OK)))
+        return opened[-1][2]
+
+    async with client(StreamTransport(connect=connect)) as http:
+        first, second = [http.build_request("GET", url) for url in (URL, URL)]
+        one, two = await http.send(first, stream=True), await http.send(second, stream=True)
+        for response in (one, two):
+            await response.aread()
+        await http.get("http://upstream.test:81/")
+        await http.get(URL)
+    assert [(host, port) for host, port, _ in opened] == [("upstream.test", 80)] * 2 + [("upstream.test", 81)]
+    assert [len(stream.sent) for *_, stream in opened] == [1, 2, 1]
+
+
+async def test_idle_connections_are_bounded_oldest_closed_first():
+    streams = [HangingStream(OK) for _ in range(3)]
+    async with client(scripted(*streams, max_idle_connections=2)) as http:
+        for port in (1, 2, 3):
+            await http.get(f"http://upstream.test:{port}/")
+        assert [stream.closed for stream in streams] == [True, False, False]
+
+
+async def test_expired_connections_are_dropped_on_checkout(autojump_clock):
+    old, new = HangingStream(OK, OK, OK), HangingStream(OK)
+    async with client(scripted(old, new, keepalive_expiry=10)) as http:
+        await http.get(URL)
+        await trio.sleep(9)
+        await http.get(URL)
+        await trio.sleep(11)
+        await http.get(URL)
+    assert (len(old.sent), len(new.sent), old.closed) == (2, 1, True)
+
+
+async def test_connection_given_back_after_aclose_is_closed():
+    stream = HangingStream(OK)
+    transport = scripted(stream)
+    response = await transport.handle_async_request(httpx.Request("GET", URL))
+    await transport.aclose()
+    await response.aread()
+    await response.aclose()
+    assert stream.closed
+
+
+async def test_stale_idle_connection_is_replaced(nursery):
+    async def answer_once(server, stream):
+        await server.read_request(stream)
+        await stream.send_all(OK)
+
+    server = await Server(answer_once).start(nursery)
+    async with client(StreamTransport()) as http:
+        for _ in range(5):
+            assert (await http.post(server.url, content=b"{}")).content == b"ok"
+            while server.open:
+                await wait_all_tasks_blocked()
+    assert (server.accepted, len(server.requests)) == (5, 5)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_request_taken_by_a_reused_connection_is_never_repeated(nursery, method):
+    async def answer_then_drop(server, stream):
+        await server.read_request(stream)
+        await stream.send_all(OK)
+        await server.read_request(stream)
+
+    server = await Server(answer_then_drop).start(nursery)
+    async with client(StreamTransport()) as http:
+        await http.request(method, server.url)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.request(method, server.url)
+    assert (server.accepted, len(server.requests)) == (1, 2)
+    nursery.cancel_scope.cancel()
+
+
+async def use_then_break(http, stream):
+    await http.get(URL)
+    stream.send_error = trio.BrokenResourceError("reset")
+
+
+async def test_request_a_reused_connection_did_not_take_goes_out_on_a_fresh_one():
+    old, new = ScriptedStream(OK), ScriptedStream(OK)
+    async with client(scripted(old, new)) as http:
+        await use_then_break(http, old)
+        assert (await http.post(URL, content=b"{}")).content == b"ok"
+        assert old.closed
+    assert len(new.sent) == 1
+
+
+async def test_request_is_repeated_only_once():
+    old, new = ScriptedStream(OK), ScriptedStream(send_error=trio.BrokenResourceError("reset"))
+    async with client(scripted(old, new)) as http:
+        await use_then_break(http, old)
+        with pytest.raises(httpx.WriteError):
+            await http.post(URL, content=b"{}")
+    assert new.closed
+
+
+async def test_request_is_not_repeated_after_a_response_byte():
+    old = ScriptedStream(OK, b"HTTP/1.1 5")
+    async with client(scripted(old)) as http:
+        await use_then_break(http, old)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.post(URL, content=b"{}")
+
+
+async def test_streamed_body_is_not_repeated():
+    old = ScriptedStream(OK)
+    async with client(scripted(old)) as http:
+        await use_then_break(http, old)
+        with pytest.raises(httpx.WriteError):
+            await http.post(URL, content=pieces(b"abc"))
+
+
+async def test_fresh_connection_that_breaks_is_not_replaced():
+    async with client(scripted(ScriptedStream(send_error=trio.BrokenResourceError("reset")))) as http:
+        with pytest.raises(httpx.WriteError):
+            await http.get(URL)
+
+
+async def test_refused_connection_is_a_connect_error():
+    with trio.socket.socket() as unused:
+        await unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        async with client(StreamTransport()) as http:
+            with pytest.raises(httpx.ConnectError):
+                await http.get(f"http://127.0.0.1:{port}/")
+
+
+@pytest.mark.parametrize("error", [trio.BrokenResourceError("x"), trio.ClosedResourceError(), OSError("x")])
+async def test_broken_read_is_a_read_error(error):
+    for reads in ([error], [CHUNKED + b"1\r\na\r\n", error]):
+        stream = ScriptedStream(*reads)
+        with pytest.raises(httpx.ReadError):
+            await fetch(stream)
+        assert stream.closed
+
+
+async def test_connect_timeout(autojump_clock):
+    async def connect(host, port):
+        await trio.sleep_forever()
+
+    started = trio.current_time()
+    async with client(StreamTransport(connect=connect), connect=3) as http:
+        with pytest.raises(httpx.ConnectTimeout):
+            await http.get(URL)
+    assert trio.current_time() - started == pytest.approx(3)
+
+
+@pytest.mark.parametrize("reads", [[], [b"HTTP/1.1 200 OK\r\n"], [CHUNKED + b"1\r\na\r\n"]])
+async def test_read_timeout_closes_the_socket(autojump_clock, reads):
+    stream = HangingStream(*reads)
+    async with client(scripted(stream), read=3) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.get(URL)
+    assert stream.closed
+
+
+async def test_write_timeout_closes_the_socket(autojump_clock):
+    stream = HangingStream(hang_on_send=True)
+    async with client(scripted(stream), write=3) as http:
+        with pytest.raises(httpx.WriteTimeout):
+            await http.get(URL)
+    assert stream.closed
+
+
+async def test_unsupported_scheme_is_told():
+    with pytest.raises(httpx.UnsupportedProtocol):
+        await StreamTransport().handle_async_request(httpx.Request("GET", "ftp://upstream.test/"))
+
+
+async def test_cancel_while_connecting_leaves_nothing():
+    async def connect(host, port):
+        await trio.sleep_forever()
+
+    async with client(StreamTransport(connect=connect)) as http:
+        with trio.move_on_after(0) as scope:
+            await http.get(URL)
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\nX", CHUNKED, CHUNKED + b"3\r\nabc\r\n"])
+async def test_cancel_closes_the_socket_at_once(nursery, reply):
+    ended = trio.Event()
+
+    async def reply_then_wait(server, stream):
+        await server.read_request(stream)
+        await stream.send_all(reply)
+        with suppress(trio.BrokenResourceError):
+            assert await stream.receive_some() == b""
+        ended.set()
+
+    server = await Server(reply_then_wait).start(nursery)
+    transport = StreamTransport()
+    scope = trio.CancelScope()
+
+    async def call():
+        with scope:
+            await client(transport).post(server.url, content=b"{}")
+
+    nursery.start_soon(call)
+    while not server.requests:
+        await wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
+    scope.cancel()
+    with trio.fail_after(5):
+        await ended.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_cancel_in_the_tls_handshake_closes_the_socket(nursery):
+    stream = HangingStream()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as inner:
+            inner.start_soon(
+                partial(scripted(stream).handle_async_request, httpx.Request("GET", "https://u.test/"))
+            )
+            await wait_all_tasks_blocked()
+            assert stream.sent
+            scope.cancel()
+    assert stream.closed
+
+
+async def test_reader_whose_response_is_closed_by_another_task_gets_an_httpx_error():
+    near, far = trio.testing.memory_stream_pair()
+    transport = scripted(near)
+    await far.send_all(CHUNKED)
+    response = await transport.handle_async_request(httpx.Request("GET", URL))
+
+    async def read():
+        with pytest.raises(httpx.ReadError):
+            await anext(response.stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        await response.aclose()
+    assert await far.receive_some() != b""
+    assert await far.receive_some() == b""
+
+
+async def test_ten_thousand_random_cancels_leak_no_socket(nursery):
+    rng = random.Random(20261101)
+    streams = set()
+    cancelled = 0
+
+    async def connect(host, port):
+        stream = await trio.open_tcp_stream(host, port)
+        streams.add(stream)
+        return stream
+
+    async def stream_events(server, stream):
+        while await server.read_request(stream):
+            await stream.send_all(CHUNKED)
+            for _ in range(4):
+                await stream.send_all(b"3\r\nabc\r\n")
+            await stream.send_all(b"0\r\n\r\n")
+
+    async def cancel_after(checkpoints, scope):
+        for _ in range(checkpoints):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    async def call_and_cancel(http, url):
+        nonlocal cancelled
+        async with trio.open_nursery() as inner:
+            inner.start_soon(cancel_after, rng.randrange(40), inner.cancel_scope)
+            request = httpx.Request("POST", url, content=b"{}")
+            response = await http.handle_async_request(request)
+            try:
+                async for _ in response.stream:
+                    pass
+            finally:
+                await response.aclose()
+            await trio.sleep_forever()
+        cancelled += 1
+
+    async def worker(http, url, count):
+        for _ in range(count):
+            await call_and_cancel(http, url)
+
+    server = await Server(stream_events).start(nursery)
+    server.url = server.url.replace("localhost", "127.0.0.1")
+    transport = StreamTransport(connect=connect)
+    async with trio.open_nursery() as workers:
+        for _ in range(25):
+            workers.start_soon(worker, transport, server.url, 400)
+    idle = sum(stream.socket.fileno() != -1 for stream in streams)
+    assert cancelled == 10_000
+    assert idle <= 25
+    async with client(transport) as http:
+        assert (await http.post(server.url, content=b"{}")).content == b"abc" * 4
+    assert all(stream.socket.fileno() == -1 for stream in streams)
+    with trio.fail_after(5):
+        while server.open:
+            await wait_all_tasks_blocked()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(["openssl", *options.split(), *names], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def server_context(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return context
+
+
+async def test_tls_connection_is_verified_and_reused(nursery, certificate, server_context):
+    context = ssl.create_default_context(cafile=certificate / "cert.pem")
+    serve = partial(trio.serve_ssl_over_tcp, ssl_context=server_context)
+    server = await Server(answer_ok).start(nursery, serve)
+    async with client(StreamTransport(ssl_context=context)) as http:
+        for _ in range(3):
+            assert (await http.post(server.url, content=b"{}")).content == b"ok"
+    assert (server.accepted, len(server.requests)) == (1, 3)
+    nursery.cancel_scope.cancel()
+
+
+async def test_untrusted_certificate_is_a_connect_error_and_closes_the_socket(nursery, server_context):
+    near, far = trio.testing.memory_stream_pair()
+
+    async def handshake():
+        with pytest.raises(trio.BrokenResourceError):
+            await trio.SSLStream(far, server_context, server_side=True).do_handshake()
+
+    nursery.start_soon(handshake)
+    transport = scripted(near, ssl_context=ssl.create_default_context())
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        await transport.handle_async_request(httpx.Request("GET", "https://localhost/"))
+    with pytest.raises(trio.ClosedResourceError):
+        await near.receive_some()
