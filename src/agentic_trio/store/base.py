@@ -32,6 +32,10 @@ class StoreError(Exception):
     """The store can't do it now: disk full, read-only, locked, or broken. The cause is chained."""
 
 
+class ThreadFull(Exception):
+    """A history can't grow beyond 2**24 - 1 positions."""
+
+
 class ItemAlreadyInConversation(Exception):
     """An item that was to be linked is in this conversation already."""
 

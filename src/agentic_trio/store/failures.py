@@ -1,0 +1,55 @@
+"""What SQLite's errors mean to the store's callers."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from agentic_trio.store.base import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REASONS = {
+    sqlite3.SQLITE_BUSY: "the database is locked by another process",
+    sqlite3.SQLITE_LOCKED: "the database is locked by another process",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk can't be read or written",
+    sqlite3.SQLITE_READONLY: "the database is read-only",
+    sqlite3.SQLITE_CANTOPEN: "the database can't be opened",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged",
+    sqlite3.SQLITE_NOTADB: "the database is damaged",
+    sqlite3.SQLITE_NOMEM: "out of memory",
+    sqlite3.SQLITE_PROTOCOL: "the database's locks don't work",
+    sqlite3.SQLITE_INTERRUPT: "the statement was interrupted",
+}
+"""Failures of the database itself, by primary result code; anything else is one statement's fault."""
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """The primary result code, 0 when it was Python's sqlite3 that raised."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+def is_database_failure(error: BaseException) -> bool:
+    """Whether every other statement would fail as well."""
+    return isinstance(error, sqlite3.Error) and primary_code(error) in REASONS
+
+
+def store_error(error: sqlite3.Error) -> StoreError:
+    """The same failure without SQL, values or paths, which the original may hold; chained to it."""
+    name: str = getattr(error, "sqlite_errorname", type(error).__name__)
+    failure = StoreError(REASONS.get(primary_code(error), f"the database refused a statement ({name})"))
+    failure.__cause__ = error
+    return failure
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what sqlite3 raises inside into StoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise store_error(error) from error

@@ -1,0 +1,242 @@
+"""The database file: what is in it, whose it is, and how it is brought up to date."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import stat
+import uuid
+from typing import TYPE_CHECKING
+
+from agentic_trio.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MEMORY = ":memory:"
+
+APPLICATION_ID = 1097290866
+"""``AgTr``, in the file's header at offset 68: how our files are told from any other SQLite file."""
+
+MARK = "PRAGMA application_id = 1097290866"
+"""Writes the mark. Repeated, it changes nothing but is a real write."""
+
+PAGE_SIZE = 8192
+"""A page holds 7 items of 1 KB where 4096 would hold 3: 1.9 bytes of file per byte of item, not 2.1."""
+
+MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        """
+        CREATE TABLE thread (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            owner TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('chain', 'conversation')),
+            parent INTEGER,
+            fork INTEGER NOT NULL,
+            head INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX thread_parent ON thread (parent) WHERE parent IS NOT NULL",
+        """
+        CREATE TABLE entry (
+            key INTEGER PRIMARY KEY,
+            item TEXT NOT NULL,
+            issued INTEGER NOT NULL,
+            dropped INTEGER,
+            data TEXT NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX entry_item ON entry (item, issued)",
+        """
+        CREATE TABLE response (
+            key INTEGER PRIMARY KEY,
+            id TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            thread INTEGER,
+            base INTEGER,
+            first INTEGER,
+            last INTEGER,
+            conversation INTEGER,
+            status TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            open TEXT,
+            pending TEXT,
+            body TEXT NOT NULL,
+            UNIQUE (owner, id)
+        ) STRICT
+        """,
+        "CREATE INDEX response_owner ON response (owner, key)",
+        "CREATE INDEX response_thread ON response (thread)",
+        "CREATE INDEX response_pending ON response (key) WHERE pending IS NOT NULL",
+        """
+        CREATE TABLE conversation (
+            thread INTEGER PRIMARY KEY,
+            id TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            open TEXT,
+            metadata TEXT NOT NULL,
+            UNIQUE (owner, id)
+        ) STRICT
+        """,
+        "CREATE INDEX conversation_owner ON conversation (owner, thread)",
+        "PRAGMA user_version = 1",
+    ),
+)
+"""The statements that lead from each version to the next; the last one of each says which that is."""
+
+VERSION = len(MIGRATIONS)
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER = 108
+_EMPTY_LEAF = b"\x0d\x00\x00\x00\x00"
+
+
+def refuse(path: str, why: str) -> ConfigError:
+    """The error that says why a file is not used."""
+    return ConfigError(f"store {path!r}: {why}")
+
+
+def resolve(path: str) -> str:
+    """The file behind a path, absolute: two names of one file must meet at one lock."""
+    return path if path == MEMORY else os.path.realpath(path)
+
+
+def check_file(path: str) -> None:
+    """Refuse a file that isn't ours to open, without opening it in SQLite, which may write to it.
+
+    Raises:
+        ConfigError: the file or its directory can't be used, or the file is another program's, or was
+            written by a newer version.
+    """
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        raise refuse(path, "its directory doesn't exist")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise refuse(path, "its directory can't be written to")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise refuse(path, error.strerror or "can't be read") from error
+    if not stat.S_ISREG(mode):
+        raise refuse(path, "is a directory" if stat.S_ISDIR(mode) else "is not a regular file")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise refuse(path, "can't be read and written")
+    _check_header(path)
+
+
+def _check_header(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER)
+    except OSError as error:
+        raise refuse(path, error.strerror or "can't be read") from error
+    if not header:
+        return
+    if len(header) < _HEADER or not header.startswith(_MAGIC):
+        raise refuse(path, "is not a SQLite database")
+    application = int.from_bytes(header[68:72], "big")
+    version = int.from_bytes(header[60:64], "big")
+    if application != APPLICATION_ID and (application or version or not _is_empty(path, header)):
+        raise refuse(path, "is another program's database")
+    _check_version(path, version)
+
+
+def _is_empty(path: str, header: bytes) -> bool:
+    """Whether a database holds no table, in its file (the root page of its schema) or in its log."""
+    return header[100:105] == _EMPTY_LEAF and not any(
+        os.path.exists(path + suffix) and os.path.getsize(path + suffix) for suffix in ("-wal", "-journal")
+    )
+
+
+def _check_version(path: str, version: int) -> None:
+    if version > VERSION:
+        raise refuse(path, f"was written by a newer version (schema {version}, this one knows {VERSION})")
+
+
+def lock_file(path: str) -> int:
+    """Lock ``<path>.lock`` until its descriptor is closed, or the process ends.
+
+    The lock file stays: whoever unlinked it could take it from under another process.
+
+    Raises:
+        ConfigError: another process has it.
+    """
+    try:
+        descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise refuse(path, f"its lock file can't be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise refuse(path, "is in use by another gateway") from None
+        raise refuse(path, f"can't be locked: {error.strerror}") from error
+    return descriptor
+
+
+def connect(target: str, *, uri: bool, timeout: float, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode whose text is bytes: no item is decoded on its way through."""
+    connection = sqlite3.connect(
+        target, timeout=timeout, isolation_level=None, check_same_thread=False, uri=uri
+    )
+    connection.text_factory = bytes
+    if read_only:
+        connection.execute("PRAGMA query_only = 1")
+    return connection
+
+
+def memory_uri() -> str:
+    """A database in memory that several connections of this process may open."""
+    return f"file:/{uuid.uuid4().hex}?vfs=memdb"
+
+
+def prepare(connection: sqlite3.Connection, path: str) -> None:
+    """Create or migrate the database, and set it up for the writer.
+
+    Raises:
+        ConfigError: it is another program's, newer, or can't be kept in WAL mode.
+        sqlite3.Error: it can't be read or written.
+    """
+    connection.execute("PRAGMA page_size = 8192")
+    version = _identify(connection, path)
+    if version < VERSION:
+        _migrate(connection, version)
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != b"wal" and path != MEMORY:
+        raise refuse(path, "its file system can't hold a write-ahead log")
+    # Without it, fsync on macOS leaves the data in the drive's cache.
+    connection.execute("PRAGMA fullfsync = 1")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+
+
+def _identify(connection: sqlite3.Connection, path: str) -> int:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID:
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if application or version or tables:
+            raise refuse(path, "is another program's database")
+    _check_version(path, version)
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    # A new file gets its mark before it has a log, so that its header alone tells whose it is.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(MARK)
+        for statements in MIGRATIONS[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    # The header of the file itself must show the version: an older gateway reads it before opening.
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,0 +1,257 @@
+"""The store in one SQLite file, for one gateway process."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import trio
+
+from agentic_trio.store import conversations, lists, schema, turns
+from agentic_trio.store.base import StoreError
+from agentic_trio.store.failures import store_error, translated
+from agentic_trio.store.writer import RunSync, Writer, run_in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from agentic_trio.store.base import (
+        Announcement,
+        Conversation,
+        Ending,
+        History,
+        Item,
+        Page,
+        PageQuery,
+        Store,
+        StoredResponse,
+    )
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READERS = 4
+"""Connections that read. Python's lock is held for most of a read, so more wouldn't read faster."""
+
+BUSY_TIMEOUT = 5.0
+"""Seconds to wait for another process (a backup, the ``sqlite3`` shell) that holds the file's lock."""
+
+
+class Readers:
+    """A few connections that only read. Each read is one hop, and sees one moment of the database."""
+
+    def __init__(self, connections: Sequence[sqlite3.Connection], run_sync: RunSync) -> None:
+        self._free = list(connections)
+        self._run_sync = run_sync
+        self._limiter = trio.CapacityLimiter(len(connections))
+        self._closed = False
+
+    async def read(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``work`` with a connection.
+
+        Raises:
+            StoreError: the database failed, or the store is closed.
+
+        Cancellation: a read that has begun is waited for.
+        """
+        return await self._run_sync(
+            lambda: self._read(lambda db: work(db, *args, **kwargs)), limiter=self._limiter
+        )
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise StoreError("the store is closed")
+        # The limiter admits as many as there are connections, so one is free.
+        connection = self._free.pop()
+        try:
+            with translated():
+                connection.execute("BEGIN")
+                return work(connection)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._free.append(connection)
+
+    async def aclose(self) -> None:
+        """Wait for the reads that have begun; later ones fail.
+
+        Cancellation: the reads that run then are not waited for.
+        """
+        self._closed = True
+        tokens = [object() for _ in range(int(self._limiter.total_tokens))]
+        for token in tokens:
+            await self._limiter.acquire_on_behalf_of(token)
+        for token in tokens:
+            self._limiter.release_on_behalf_of(token)
+
+
+class SqliteStore:
+    """:class:`~agentic_trio.store.base.Store` in a SQLite file; made by :func:`open_sqlite_store`."""
+
+    def __init__(self, writer: Writer, readers: Readers) -> None:
+        self.writer = writer
+        self._read = readers.read
+
+    async def history(
+        self, owner: str, *, response: str | None = None, conversation: str | None = None
+    ) -> History:
+        return await self._read(turns.history, owner, response, conversation)
+
+    async def announce(self, announcement: Announcement) -> None:
+        await self.writer.write(lambda db: turns.announce(db, announcement), durable=False)
+
+    async def end(self, ending: Ending) -> None:
+        await self.writer.write(lambda db: turns.end(db, ending))
+
+    async def withdraw(self, owner: str, response: str) -> None:
+        await self.writer.write(lambda db: turns.withdraw(db, owner, response))
+
+    async def response(self, owner: str, id: str) -> StoredResponse:
+        return await self._read(turns.response, owner, id)
+
+    async def delete_response(self, owner: str, id: str) -> None:
+        await self.writer.write(lambda db: turns.delete_response(db, owner, id))
+
+    async def response_input(self, owner: str, id: str, query: PageQuery) -> Page:
+        return await self._read(turns.response_input, owner, id, query)
+
+    async def create_conversation(
+        self, owner: str, conversation: Conversation, items: Sequence[Item], open_calls: frozenset[str]
+    ) -> None:
+        await self.writer.write(lambda db: conversations.create(db, owner, conversation, items, open_calls))
+
+    async def conversation(self, owner: str, id: str) -> Conversation:
+        return await self._read(conversations.read, owner, id)
+
+    async def update_conversation(self, owner: str, id: str, metadata: bytes) -> Conversation:
+        return await self.writer.write(lambda db: conversations.update(db, owner, id, metadata))
+
+    async def delete_conversation(self, owner: str, id: str) -> None:
+        await self.writer.write(lambda db: conversations.delete(db, owner, id))
+
+    async def conversation_items(self, owner: str, id: str, query: PageQuery) -> Page:
+        return await self._read(conversations.items, owner, id, query)
+
+    async def conversation_item(self, owner: str, id: str, item: str) -> Item:
+        return await self._read(conversations.item, owner, id, item)
+
+    async def add_items(
+        self, owner: str, id: str, items: Sequence[Item], opened: frozenset[str], closed: frozenset[str]
+    ) -> None:
+        await self.writer.write(lambda db: conversations.add_items(db, owner, id, items, opened, closed))
+
+    async def delete_item(
+        self, owner: str, id: str, item: str, effect: Callable[[bytes], tuple[frozenset[str], frozenset[str]]]
+    ) -> Conversation:
+        return await self.writer.write(lambda db: conversations.delete_item(db, owner, id, item, effect))
+
+    async def find_items(self, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
+        return await self._read(turns.find_items, owner, ids)
+
+    async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
+        return await self._read(conversations.held, owner, id, ids)
+
+    async def list_responses(
+        self,
+        owner: str,
+        query: PageQuery,
+        *,
+        model: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> tuple[Sequence[StoredResponse], bool]:
+        return await self._read(lists.responses, owner, query, model, metadata)
+
+    async def list_conversations(
+        self, owner: str, query: PageQuery, *, metadata: dict[str, str] | None = None
+    ) -> tuple[Sequence[Conversation], bool]:
+        return await self._read(lists.conversations, owner, query, metadata)
+
+    async def recover(self, end: Callable[[bytes], bytes]) -> int:
+        return await self.writer.write(lambda db: turns.recover(db, end))
+
+    async def probe(self) -> None:
+        def touch(db: sqlite3.Connection) -> None:
+            db.execute(schema.MARK)
+
+        await self.writer.write(touch)
+
+
+class _Database:
+    """An open file: its lock, the connection that writes and those that read."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        path = schema.resolve(path)
+        with ExitStack() as stack:
+            target = path
+            if path == schema.MEMORY:
+                target = schema.memory_uri()
+            else:
+                schema.check_file(path)
+                stack.callback(os.close, schema.lock_file(path))
+            try:
+                connect = partial(schema.connect, target, uri=path == schema.MEMORY, timeout=timeout)
+                # The writer's is closed last: only the last one to close leaves no log behind.
+                self.writer = connect()
+                stack.callback(self.writer.close)
+                schema.prepare(self.writer, path)
+                self.readers = [connect(read_only=True) for _ in range(READERS)]
+                for reader in self.readers:
+                    stack.callback(reader.close)
+            except sqlite3.Error as error:
+                raise schema.refuse(path, str(store_error(error))) from error
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        with self._stack, translated():
+            self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+@asynccontextmanager
+async def open_sqlite_store(
+    path: str, *, run_sync: RunSync = run_in_thread, busy_timeout: float = BUSY_TIMEOUT
+) -> AsyncIterator[SqliteStore]:
+    """Open the store in a file, which is created or brought up to date as needed.
+
+    On the way out what was accepted is written (at most ``writer.CLOSE_GRACE`` s), the log is
+    folded into the file, and the file is given free.
+
+    Args:
+        path: the file. Beside it live ``<path>-wal``, ``<path>-shm`` and ``<path>.lock``. ``:memory:``
+            is a store of its own that is gone on exit.
+        run_sync: how blocking work leaves the loop; inline in a deterministic simulation.
+        busy_timeout: seconds to wait for another process that holds the file's lock.
+
+    Raises:
+        ConfigError: the file can't be used, isn't ours, or another gateway uses it. It wasn't touched.
+
+    Cancellation: while opening, nothing stays open. After that, the exit is completed first.
+    """
+    limiter = trio.CapacityLimiter(1)
+    database = await run_sync(partial(_Database, path, busy_timeout), limiter=limiter)
+    try:
+        readers = Readers(database.readers, run_sync)
+        writer = Writer(database.writer, run_sync=run_sync)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(writer.run)
+                try:
+                    yield SqliteStore(writer, readers)
+                finally:
+                    writer.close()
+        finally:
+            with trio.CancelScope(shield=True):
+                await readers.aclose()
+    finally:
+        with trio.CancelScope(shield=True):
+            await run_sync(database.close, limiter=limiter)
+
+
+if TYPE_CHECKING:
+
+    def _is_a_store(store: SqliteStore) -> Store:
+        return store

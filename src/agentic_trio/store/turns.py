@@ -1,0 +1,305 @@
+"""Responses: how turns are announced, ended, read and forgotten. Plain functions of a connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from agentic_trio.store.base import (
+    APPENDING,
+    Announcement,
+    Ending,
+    History,
+    Item,
+    Missing,
+    NotEnded,
+    Place,
+    StoredResponse,
+    StoreError,
+)
+from agentic_trio.store.paging import page_of_list, page_of_view
+from agentic_trio.store.threads import (
+    CHAIN,
+    CONVERSATION,
+    Segment,
+    append,
+    dump_calls,
+    load_calls,
+    new_thread,
+    read_data,
+    read_items,
+    view,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+
+    from agentic_trio.store.base import Page, PageQuery
+
+_pending = msgspec.json.Decoder(list[tuple[str, bool, msgspec.Raw]])
+
+
+class _Found(NamedTuple):
+    """A response's row. ``thread`` and ``base`` are None for one under way that begins a chain."""
+
+    thread: int | None
+    base: int | None
+    first: int | None
+    last: int | None
+    conversation: int | None
+    status: bytes
+    open: bytes | None
+    pending: bytes | None
+    body: bytes
+
+    def end(self, id: str) -> Place:
+        if self.thread is None or self.last is None:
+            raise NotEnded(id)
+        return Place(self.thread, self.last)
+
+    def history(self) -> Place | None:
+        return None if self.thread is None or self.base is None else Place(self.thread, self.base)
+
+
+def _find(connection: sqlite3.Connection, owner: str, id: str) -> _Found:
+    row = connection.execute(
+        "SELECT thread, base, first, last, conversation, status, open, pending, body"
+        " FROM response WHERE owner = ? AND id = ?",
+        (owner, id),
+    ).fetchone()
+    if row is None:
+        raise Missing("response", id)
+    return _Found(*row)
+
+
+def history(
+    connection: sqlite3.Connection, owner: str, response: str | None, conversation: str | None
+) -> History:
+    """See ``Store.history``."""
+    if conversation is None:
+        return History() if response is None else _history_of_response(connection, owner, response)
+    row = connection.execute(
+        "SELECT thread, head, open FROM conversation JOIN thread ON thread.id = conversation.thread"
+        " WHERE conversation.owner = ? AND conversation.id = ?",
+        (owner, conversation),
+    ).fetchone()
+    if row is None:
+        raise Missing("conversation", conversation)
+    thread, head, calls = row
+    if response is not None:
+        _check_made_in(connection, owner, response, thread)
+    return _history_at(connection, Place(thread, head), calls)
+
+
+def _history_of_response(connection: sqlite3.Connection, owner: str, id: str) -> History:
+    found = _find(connection, owner, id)
+    return _history_at(connection, found.end(id), found.open)
+
+
+def _check_made_in(connection: sqlite3.Connection, owner: str, id: str, conversation: int) -> None:
+    found = _find(connection, owner, id)
+    if found.conversation != conversation:
+        raise Missing("response", id)
+    found.end(id)
+
+
+def _history_at(connection: sqlite3.Connection, place: Place, calls: bytes | None) -> History:
+    return History(place, read_data(connection, view(connection, place)), load_calls(calls))
+
+
+def response(connection: sqlite3.Connection, owner: str, id: str) -> StoredResponse:
+    """See ``Store.response``."""
+    found = _find(connection, owner, id)
+    return StoredResponse(id, found.status.decode(), found.body, _output(connection, found))
+
+
+def _output(connection: sqlite3.Connection, found: _Found) -> Sequence[bytes]:
+    return output(connection, found.thread, found.first, found.last)
+
+
+def output(
+    connection: sqlite3.Connection, thread: int | None, first: int | None, last: int | None
+) -> Sequence[bytes]:
+    """The items between two positions of one thread, as they were recorded; none without positions."""
+    if thread is None or first is None or last is None or first > last:
+        return ()
+    rows = connection.execute(
+        "SELECT data FROM entry WHERE key BETWEEN ? AND ? ORDER BY key",
+        (thread << 24 | first, thread << 24 | last),
+    )
+    return [row[0] for row in rows]
+
+
+def response_input(connection: sqlite3.Connection, owner: str, id: str, query: PageQuery) -> Page:
+    """See ``Store.response_input``."""
+    found = _find(connection, owner, id)
+    if found.thread is not None and found.first is not None:
+        return page_of_view(connection, view(connection, Place(found.thread, found.first - 1)), query)
+    base = found.history()
+    segments: list[Segment] = view(connection, base) if base else []
+    return page_of_list([*read_items(connection, segments), *_load_items(found.pending)], query)
+
+
+def announce(connection: sqlite3.Connection, announcement: Announcement) -> None:
+    """See ``Store.announce``."""
+    conversation = None
+    if announcement.conversation is not None:
+        conversation = _thread_of(connection, announcement.owner, announcement.conversation)
+        if conversation is None:
+            raise Missing("conversation", announcement.conversation)
+    base = announcement.base
+    connection.execute(
+        "INSERT INTO response (owner, id, thread, base, conversation, status, created_at, open, pending,"
+        " body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT))"
+        " ON CONFLICT (owner, id) DO UPDATE SET"
+        " thread = excluded.thread, base = excluded.base, conversation = excluded.conversation,"
+        " status = excluded.status, created_at = excluded.created_at, open = excluded.open,"
+        " pending = excluded.pending, body = excluded.body"
+        " WHERE pending IS NOT NULL",
+        (
+            announcement.owner,
+            announcement.id,
+            base.thread if base else None,
+            base.position if base else None,
+            conversation,
+            announcement.status,
+            announcement.created_at,
+            dump_calls(announcement.open_calls),
+            _dump_items(announcement.input),
+            announcement.body,
+        ),
+    )
+
+
+def end(connection: sqlite3.Connection, ending: Ending) -> None:
+    """See ``Store.end``."""
+    known = connection.execute(
+        "SELECT pending IS NULL, conversation FROM response WHERE owner = ? AND id = ?",
+        (ending.owner, ending.id),
+    ).fetchone()
+    ended, announced_in = known or (False, None)
+    if ended:
+        return
+    conversation = None
+    if ending.conversation is not None:
+        conversation = _thread_of(connection, ending.owner, ending.conversation)
+    items = [*ending.input, *ending.output]
+    if ending.base is not None and _may_append(connection, ending, ending.base, conversation):
+        head = append(connection, ending.base, items)
+        if conversation is not None:
+            connection.execute(
+                "UPDATE conversation SET open = ? WHERE thread = ?",
+                (dump_calls(ending.open_calls), conversation),
+            )
+    else:
+        head = new_thread(connection, ending.owner, CHAIN, ending.base, items)
+    # A conversation deleted meanwhile is still the one that the response was made in.
+    _record(connection, ending, head, announced_in if conversation is None else conversation)
+
+
+def _may_append(
+    connection: sqlite3.Connection, ending: Ending, base: Place, conversation: int | None
+) -> bool:
+    row = connection.execute(
+        "SELECT kind, head FROM thread WHERE id = ? AND owner = ?", (base.thread, ending.owner)
+    ).fetchone()
+    if row is None or base.position > row[1]:
+        raise StoreError("the history that this turn continues is gone")
+    if ending.status not in APPENDING or base.position != row[1]:
+        return False
+    if row[0] == CONVERSATION.encode():
+        return base.thread == conversation
+    return ending.conversation is None
+
+
+def _record(connection: sqlite3.Connection, ending: Ending, head: Place, conversation: int | None) -> None:
+    first = head.position - len(ending.output) + 1
+    connection.execute(
+        "INSERT INTO response (owner, id, thread, base, first, last, conversation, status, created_at, open,"
+        " body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
+        " ON CONFLICT (owner, id) DO UPDATE SET"
+        " thread = excluded.thread, base = excluded.base, first = excluded.first, last = excluded.last,"
+        " conversation = excluded.conversation, status = excluded.status,"
+        " created_at = excluded.created_at, open = excluded.open, pending = NULL, body = excluded.body",
+        (
+            ending.owner,
+            ending.id,
+            head.thread,
+            first - len(ending.input) - 1,
+            first,
+            head.position,
+            conversation,
+            ending.status,
+            ending.created_at,
+            dump_calls(ending.open_calls),
+            ending.body,
+        ),
+    )
+
+
+def withdraw(connection: sqlite3.Connection, owner: str, id: str) -> None:
+    """See ``Store.withdraw``."""
+    connection.execute("DELETE FROM response WHERE owner = ? AND id = ? AND pending IS NOT NULL", (owner, id))
+
+
+def delete_response(connection: sqlite3.Connection, owner: str, id: str) -> None:
+    """See ``Store.delete_response``."""
+    _find(connection, owner, id).end(id)
+    connection.execute("DELETE FROM response WHERE owner = ? AND id = ?", (owner, id))
+
+
+def recover(connection: sqlite3.Connection, fail: Callable[[bytes], bytes]) -> int:
+    """See ``Store.recover``."""
+    rows = connection.execute(
+        "SELECT response.owner, response.id, response.created_at, response.thread, base, conversation.id,"
+        " response.open, pending, body"
+        " FROM response LEFT JOIN conversation ON conversation.thread = response.conversation"
+        " WHERE pending IS NOT NULL ORDER BY response.key"
+    ).fetchall()
+    for owner, id, created_at, thread, base, conversation, calls, pending, body in rows:
+        ending = Ending(
+            owner=owner.decode(),
+            id=id.decode(),
+            created_at=created_at,
+            status="failed",
+            base=None if thread is None else Place(thread, base),
+            conversation=None if conversation is None else conversation.decode(),
+            input=_load_items(pending),
+            output=(),
+            open_calls=load_calls(calls),
+            body=fail(body),
+        )
+        end(connection, ending)
+    return len(rows)
+
+
+def find_items(connection: sqlite3.Connection, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
+    """See ``Store.find_items``."""
+    found = {}
+    for id in ids:
+        row = connection.execute(
+            "SELECT data FROM entry JOIN thread ON thread.id = entry.key >> 24"
+            " WHERE item = ? AND issued = 1 AND owner = ? ORDER BY key LIMIT 1",
+            (id, owner),
+        ).fetchone()
+        if row is not None:
+            found[id] = row[0]
+    return found
+
+
+def _thread_of(connection: sqlite3.Connection, owner: str, conversation: str) -> int | None:
+    row = connection.execute(
+        "SELECT thread FROM conversation WHERE owner = ? AND id = ?", (owner, conversation)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def _dump_items(items: Sequence[Item]) -> bytes:
+    parts = [msgspec.json.encode((item.id, item.issued, msgspec.Raw(item.data))) for item in items]
+    return b"[" + b",".join(parts) + b"]"
+
+
+def _load_items(text: bytes | None) -> list[Item]:
+    return [Item(id, bytes(data), issued) for id, issued, data in _pending.decode(text or b"[]")]

@@ -1,0 +1,189 @@
+"""Group commit: one task writes, many callers wait, each for its own durability.
+
+All that queued up while a batch was being written is the next batch: one thread hop, one
+transaction, one fsync. Each unit has its own savepoint, so that a bad one fails alone.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import trio
+
+from agentic_trio.store.base import StoreError
+from agentic_trio.store.failures import is_database_failure, store_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+QUEUE_BOUND = 1024
+"""Units that may wait; further callers wait to be queued."""
+
+BATCH_BOUND = 256
+"""Units in one transaction, so that the first of a long queue doesn't wait for the last."""
+
+CLOSE_GRACE = 30.0
+"""Seconds after ``close`` in which what was accepted may still be written."""
+
+
+class RunSync(Protocol):
+    """How blocking work leaves the loop."""
+
+    async def __call__(self, work: Callable[[], T], *, limiter: trio.CapacityLimiter) -> T:
+        """Run ``work`` and answer what it returns or raise what it raises, even when cancelled meanwhile."""
+
+
+async def run_in_thread(work: Callable[[], T], *, limiter: trio.CapacityLimiter) -> T:
+    """Run ``work`` in one of trio's threads.
+
+    Cancellation: waits for the thread. A write that was abandoned would still be committed.
+    """
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=False, limiter=limiter)
+
+
+class _Unit:
+    __slots__ = ("done", "durable", "error", "value", "withdrawn", "work")
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any], durable: bool) -> None:
+        self.work = work
+        self.durable = durable
+        self.withdrawn = False
+        self.done = trio.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def outcome(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class Writer:
+    """The only user of a connection that writes.
+
+    Attributes:
+        units: how many units were committed or failed.
+        batches: how many transactions were committed.
+        hops: how often work left the loop.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, run_sync: RunSync = run_in_thread) -> None:
+        self._connection = connection
+        self._run_sync = run_sync
+        self._limiter = trio.CapacityLimiter(1)
+        self._send, self._receive = trio.open_memory_channel[_Unit](QUEUE_BOUND)
+        self._deadline = math.inf
+        self.units = 0
+        self.batches = 0
+        self.hops = 0
+
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+        """Run ``work`` in a transaction; returns once it is committed.
+
+        Args:
+            work: a plain function of the connection. It runs in another thread, may raise, and then
+                leaves nothing behind.
+            durable: whether the commit must survive the loss of power, not only of the process.
+
+        Raises:
+            StoreError: the database failed, or the writer is closed. What ``work`` raises is raised.
+
+        Cancellation: a unit that had not been taken is withdrawn and leaves nothing; one that had been
+        taken is written whole or not at all.
+        """
+        unit = _Unit(work, durable)
+        try:
+            await self._send.send(unit)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise StoreError("the store is closed") from None
+        try:
+            await unit.done.wait()
+        except trio.Cancelled:
+            unit.withdrawn = True
+            raise
+        result: T = unit.outcome()
+        return result
+
+    def close(self, *, grace: float = CLOSE_GRACE) -> None:
+        """Accept nothing more; ``run`` ends when all that was accepted is written, or after ``grace`` s."""
+        self._deadline = trio.current_time() + grace
+        self._send.close()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write what is queued until closed and drained.
+
+        Cancellation: none; only ``close`` ends it, since what was accepted must be written.
+        """
+        with trio.CancelScope(shield=True):
+            task_status.started()
+            async for unit in self._receive:
+                batch = self._take(unit)
+                if not batch:
+                    continue
+                if trio.current_time() > self._deadline:
+                    _fail(batch, StoreError("the store was closed before this was written"))
+                else:
+                    await self._write(batch)
+                for taken in batch:
+                    taken.done.set()
+
+    def _take(self, first: _Unit) -> list[_Unit]:
+        taken = [first]
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while len(taken) < BATCH_BOUND:
+                taken.append(self._receive.receive_nowait())
+        return [unit for unit in taken if not unit.withdrawn]
+
+    async def _write(self, batch: list[_Unit]) -> None:
+        self.hops += 1
+        self.units += len(batch)
+        try:
+            await self._run_sync(lambda: _commit(self._connection, batch), limiter=self._limiter)
+        except Exception as error:
+            # One failed batch must not end the writer: its callers are told, the next may succeed.
+            _fail(batch, error)
+        else:
+            self.batches += 1
+
+
+def _fail(batch: list[_Unit], error: Exception) -> None:
+    for unit in batch:
+        # One instance each: callers in several tasks would add to one another's traceback.
+        if isinstance(error, sqlite3.Error):
+            unit.error = store_error(error)
+        else:
+            unit.error = StoreError(str(error))
+            unit.error.__cause__ = error
+
+
+def _commit(connection: sqlite3.Connection, batch: list[_Unit]) -> None:
+    durable = any(unit.durable for unit in batch)
+    try:
+        # SQLite ignores this inside a transaction. FULL syncs the log at each commit.
+        connection.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")
+        for unit in batch:
+            _attempt(connection, unit)
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+
+
+def _attempt(connection: sqlite3.Connection, unit: _Unit) -> None:
+    connection.execute("SAVEPOINT unit")
+    try:
+        unit.value = unit.work(connection)
+    except Exception as error:
+        # A failing disk rolls the whole transaction back, with the units that had succeeded.
+        if is_database_failure(error) or not connection.in_transaction:
+            raise
+        connection.execute("ROLLBACK TO unit")
+        unit.error = store_error(error) if isinstance(error, sqlite3.Error) else error
+    connection.execute("RELEASE unit")
