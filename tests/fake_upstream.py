@@ -602,9 +602,15 @@ class Rendering:
 
 
 class LlamaCpp(Rendering):
-    """llama.cpp: no numbers, no indices; its first events hold three members; all ends are at the end."""
+    """llama.cpp: no numbers, no indices, three members at first, and all ends of items at the very end.
+
+    Reasoning has no content parts; calls have no ``arguments.done`` (its ``server-task.cpp``).
+    """
 
     _DROPPED = ("output_index", "content_index", "summary_index", "logprobs", "name")
+    _UNSAID = ("response.function_call_arguments.done", "response.reasoning_text.done")
+    _STARTED = ("content", "id", "role", "status", "type")
+    _ENDED = ("type", "status", "id", "content", "role")
 
     def __init__(self, script: Script, body: dict[str, Any]) -> None:
         super().__init__(script, body)
@@ -617,10 +623,11 @@ class LlamaCpp(Rendering):
         return f"resp_{_NONCE}ffffgguf" + 12 * "0"
 
     def call_id(self) -> str:
-        return self.id("fc")
+        return self.id("call")
 
     def encode(self, kind: str, members: dict[str, Any]) -> bytes:
-        kept = {key: value for key, value in members.items() if key not in self._DROPPED}
+        kept = {key: members[key] for key in ("item_id",) if key in members}
+        kept |= _without(members, *self._DROPPED)
         return b"event: " + kind.encode() + b"\ndata: " + _json({"type": kind} | kept) + b"\n\n"
 
     def text_part(self, text: str, *, done: bool) -> dict[str, Any]:
@@ -629,8 +636,21 @@ class LlamaCpp(Rendering):
         return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
 
     def item(self, item: dict[str, Any]) -> dict[str, Any]:
-        dropped = ("phase", "async", "caller", "namespace")
-        return {key: value for key, value in item.items() if key not in dropped}
+        item = _without(item, *_VLLM_ONLY)
+        if item["type"] == "reasoning":
+            item |= {"content": item["content"] or [], "encrypted_content": ""}
+            return item if item["status"] == "in_progress" else _without(item, "status")
+        order = self._STARTED if item.get("status") == "in_progress" else self._ENDED
+        return {key: item[key] for key in order if key in item} | item
+
+    def add(self, kind: str, /, **members: Any) -> None:
+        if kind in self._UNSAID or members.get("part", {}).get("type") == "reasoning_text":
+            return
+        (self.ends if kind.endswith(".done") else self.events).append(self.encode(kind, members))
+
+    def close(self) -> None:
+        self.events += self.ends
+        super().close()
 
     def envelope(self, status: str) -> dict[str, Any]:
         envelope: dict[str, Any] = {"id": self.response_id(), "object": "response"}
@@ -672,8 +692,7 @@ class Transformers(Rendering):
         return {"annotations": [], "text": text, "type": "output_text"}
 
     def item(self, item: dict[str, Any]) -> dict[str, Any]:
-        dropped = ("phase", "async", "caller", "namespace")
-        kept = {key: value for key, value in item.items() if key not in dropped}
+        kept = _without(item, *_VLLM_ONLY)
         if item["type"] == "message" and item["status"] == "completed":
             kept["annotations"] = []
         return kept
@@ -705,6 +724,13 @@ class Transformers(Rendering):
 
 
 _DIALECTS = {"vllm": Rendering, "llama_cpp": LlamaCpp, "transformers": Transformers}
+
+
+_VLLM_ONLY = ("phase", "async", "caller", "namespace")
+
+
+def _without(given: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key not in keys}
 
 
 def _or(value: Any, default: Any) -> Any:
