@@ -196,6 +196,12 @@ async def test_head_response_has_no_body_whatever_its_length():
     assert (response.status_code, response.headers["content-length"], response.content) == (200, "1000", b"")
 
 
+async def test_body_wrongly_sent_for_head_is_dropped_with_the_connection():
+    stream = ScriptedStream(OK)
+    assert (await fetch(stream, method="HEAD")).content == b""
+    assert stream.closed
+
+
 async def test_http_version_is_told():
     assert (await fetch(ScriptedStream(OK))).http_version == "HTTP/1.1"
     assert (await fetch(ScriptedStream(OK.replace(b"1.1", b"1.0")))).http_version == "HTTP/1.0"
@@ -441,6 +447,17 @@ async def test_expired_connections_are_dropped_on_checkout(autojump_clock):
     assert (len(old.sent), len(new.sent), old.closed) == (2, 1, True)
 
 
+async def test_cancelled_aclose_closes_every_idle_connection():
+    streams = [HangingStream(OK) for _ in range(3)]
+    transport = scripted(*streams)
+    for port in (1, 2, 3):
+        await client(transport).get(f"http://upstream.test:{port}/")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await transport.aclose()
+    assert all(stream.closed for stream in streams)
+
+
 async def test_connection_given_back_after_aclose_is_closed():
     stream = HangingStream(OK)
     transport = scripted(stream)
@@ -463,6 +480,26 @@ async def test_stale_idle_connection_is_replaced(nursery):
             while server.open:
                 await wait_all_tasks_blocked()
     assert (server.accepted, len(server.requests)) == (5, 5)
+    nursery.cancel_scope.cancel()
+
+
+async def test_idle_connection_with_surplus_bytes_is_replaced(nursery):
+    surplus_sent = trio.Event()
+
+    async def answer_then_babble(server, stream):
+        await server.read_request(stream)
+        await stream.send_all(OK)
+        await wait_all_tasks_blocked()
+        await stream.send_all(OK.replace(b"ok", b"no"))
+        surplus_sent.set()
+        await stream.receive_some()
+
+    server = await Server(answer_then_babble).start(nursery)
+    async with client(StreamTransport()) as http:
+        for _ in range(2):
+            assert (await http.get(server.url)).content == b"ok"
+            await surplus_sent.wait()
+    assert server.accepted == 2
     nursery.cancel_scope.cancel()
 
 
@@ -573,6 +610,18 @@ async def test_write_timeout_closes_the_socket(autojump_clock):
     assert stream.closed
 
 
+async def test_early_response_is_read_when_the_upstream_stops_reading(autojump_clock):
+    class Readable:
+        def is_readable(self):
+            return True
+
+    stream = HangingStream(OK, hang_on_send=True)
+    stream.socket = Readable()
+    async with client(scripted(stream), write=3) as http:
+        assert (await http.post(URL, content=b"{}")).content == b"ok"
+    assert stream.closed
+
+
 async def test_unsupported_scheme_is_told():
     with pytest.raises(httpx.UnsupportedProtocol):
         await StreamTransport().handle_async_request(httpx.Request("GET", "ftp://upstream.test/"))
@@ -648,6 +697,35 @@ async def test_reader_whose_response_is_closed_by_another_task_gets_an_httpx_err
     assert await far.receive_some() == b""
 
 
+@pytest.mark.parametrize("reused", [False, True])
+async def test_cancel_at_each_checkpoint_closes_the_socket(reused):
+    for checkpoints in range(30):
+        opened = []
+        finished = False
+
+        async def connect(host, port, opened=opened):
+            await trio.lowlevel.checkpoint()
+            opened.append(HangingStream(OK, OK))
+            return opened[-1]
+
+        async with client(StreamTransport(connect=connect)) as http:
+            if reused:
+                await http.get(URL)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancel_after, checkpoints, nursery.cancel_scope)
+                await http.get(URL)
+                finished = True
+            assert [stream.closed for stream in opened] in ([], [not finished])
+        assert all(stream.closed for stream in opened)
+    assert finished
+
+
+async def cancel_after(checkpoints, scope):
+    for _ in range(checkpoints):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
+
+
 async def test_ten_thousand_random_cancels_leak_no_socket(nursery):
     rng = random.Random(20261101)
     streams = set()
@@ -661,14 +739,9 @@ async def test_ten_thousand_random_cancels_leak_no_socket(nursery):
     async def stream_events(server, stream):
         while await server.read_request(stream):
             await stream.send_all(CHUNKED)
-            for _ in range(4):
+            for _ in range(2):
                 await stream.send_all(b"3\r\nabc\r\n")
             await stream.send_all(b"0\r\n\r\n")
-
-    async def cancel_after(checkpoints, scope):
-        for _ in range(checkpoints):
-            await trio.lowlevel.checkpoint()
-        scope.cancel()
 
     async def call_and_cancel(http, url):
         nonlocal cancelled
@@ -698,7 +771,7 @@ async def test_ten_thousand_random_cancels_leak_no_socket(nursery):
     assert cancelled == 10_000
     assert idle <= 25
     async with client(transport) as http:
-        assert (await http.post(server.url, content=b"{}")).content == b"abc" * 4
+        assert (await http.post(server.url, content=b"{}")).content == b"abc" * 2
     assert all(stream.socket.fileno() == -1 for stream in streams)
     with trio.fail_after(5):
         while server.open:
