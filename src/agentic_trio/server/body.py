@@ -31,8 +31,8 @@ class LengthBody:
         """Take what is there of the body off the front of ``buffer``."""
         if self.remaining == 0 or not buffer:
             return b""
-        data = bytes(buffer[: self.remaining])
-        del buffer[: self.remaining]
+        data = bytes(buffer if len(buffer) <= self.remaining else buffer[: self.remaining])
+        del buffer[: len(data)]
         self.remaining -= len(data)
         return data
 

@@ -115,13 +115,13 @@ class HTTPConnection:
         if not self.buffer:
             self.context.idle[scope] = None
         while data := await self.stream.receive_some(MAX_READ):
-            if scope in self.context.idle:
-                del self.context.idle[scope]
-                scope.deadline = trio.current_time() + self.limits.header_timeout
             self.buffer += data
             found = self._heads.read(self.buffer)
             if found is not None:
                 return found
+            if scope in self.context.idle:
+                del self.context.idle[scope]
+                scope.deadline = trio.current_time() + self.limits.header_timeout
         return None
 
     async def _after(self, exchange: Exchange) -> bool:

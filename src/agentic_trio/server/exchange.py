@@ -27,7 +27,7 @@ _DISCONNECT: Final["HTTPDisconnectEvent"] = {"type": "http.disconnect"}
 
 
 class ClientGone(OSError):
-    """The client can't be written to any more; raised from the app's ``send``."""
+    """Nothing can be sent to the client any more; raised from the app's ``send``."""
 
 
 class Exchange:
@@ -78,7 +78,7 @@ class Exchange:
         if not isinstance(error, Exception):
             # A cancelled app may have failed as well; only the cancellation goes on.
             errors, rest = error.split(Exception)
-        expected = errors is None or (self.gone and _is_only(errors, ClientGone))
+        expected = errors is None or _is_only(errors, ClientGone)
         if not expected:
             await self._connection.config.log.exception("Error in ASGI Framework", exc_info=errors)
         if rest is not None:
@@ -154,7 +154,8 @@ class Exchange:
         """ASGI's ``send``.
 
         Raises:
-            ClientGone: The client left, or read nothing for the write timeout.
+            ClientGone: The client left, read nothing for the write timeout, or broke the
+                framing of its request.
             RuntimeError: The app's messages are no HTTP response.
 
         Cancellation: the response may be cut short; the connection is then closed.
@@ -169,7 +170,7 @@ class Exchange:
             raise RuntimeError(f"an HTTP/1.1 response has no {kind}")
 
     async def _send_body(self, data: bytes, more: bool) -> None:
-        if self.gone:
+        if self.gone or self.refusal is not None:
             raise ClientGone
         if self._interim is not None:
             await self._interim.wait()

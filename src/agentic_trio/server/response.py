@@ -101,7 +101,7 @@ class ResponseWriter:
         elif self._http10:
             lines.append(b"connection: keep-alive\r\n")
         fields = b"".join(lines)
-        if not _FIELDS.fullmatch(fields):
+        if not _FIELDS.fullmatch(fields) or fields.count(b"\n") != len(lines):
             raise ValueError("a response header is malformed")
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         return b"%b%b%b\r\n" % (line, fields, date)

@@ -1,0 +1,86 @@
+"""Serve a gateway over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+
+from agentic_trio.server.limits import ConnectionLimits
+from agentic_trio.server.serve import serve_asgi
+from agentic_trio.web.app import create_app
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentic_trio.config import Config
+    from agentic_trio.gateway import Gateway
+
+KEEP_ALIVE_TIMEOUT = 75.0
+"""Seconds; longer than the pools of common clients keep a connection, so that the client closes first."""
+
+FAREWELL = 1.0
+"""Seconds after the grace in which turns that were ended tell their clients so."""
+
+
+async def serve(
+    gateway: Gateway,
+    *,
+    shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a gateway on its configuration's ``host`` and ``port`` until told to stop.
+
+    When the trigger returns, nothing more is accepted; requests have ``graceful_timeout`` to finish,
+    then their turns are ended, recorded, and their clients told.
+
+    Args:
+        gateway: an open one.
+        shutdown_trigger: its return starts the shutdown.
+        task_status: gets the URLs that are being listened on.
+
+    Raises:
+        OSError: the address can't be bound.
+
+    Cancellation: connections are closed at once; turns are recorded as ``cancelled``.
+    """
+    config = gateway.config
+    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+
+        async def told_to_stop() -> None:
+            if shutdown_trigger is None:
+                await trio.sleep_forever()
+            else:
+                await shutdown_trigger()
+            nursery.start_soon(_end_turns, gateway)
+
+        await serve_asgi(
+            create_app(gateway),
+            hypercorn_config(config),
+            limits=ConnectionLimits(
+                max_connections=config.max_connections, write_timeout=config.write_timeout
+            ),
+            shutdown_trigger=told_to_stop,
+            task_status=task_status,
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def _end_turns(gateway: Gateway) -> None:
+    await trio.sleep(gateway.config.graceful_timeout)
+    gateway.close()
+
+
+def hypercorn_config(config: Config) -> HypercornConfig:
+    """hypercorn's settings for a gateway."""
+    settings = HypercornConfig()
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    settings.bind = [f"{host}:{config.port}"]
+    settings.backlog = 1024
+    settings.graceful_timeout = config.graceful_timeout + FAREWELL
+    settings.keep_alive_timeout = KEEP_ALIVE_TIMEOUT
+    settings.keep_alive_max_requests = 1_000_000
+    settings.errorlog = None
+    settings.accesslog = None
+    return settings

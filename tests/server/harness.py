@@ -1,0 +1,150 @@
+"""Servers on real loopback sockets, and a client that checks every response with h11."""
+
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Any
+
+import h11
+import trio
+from hypercorn.config import Config
+from hypercorn.utils import wrap_app
+
+from agentic_trio.server.context import ServerContext
+from agentic_trio.server.limits import ConnectionLimits
+from agentic_trio.server.serve import serve_asgi
+from agentic_trio.server.stock import BoundedTCPServer
+
+PATIENCE = 5.0
+
+
+def make_config(**settings: Any) -> Config:
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.errorlog = None
+    for name, value in settings.items():
+        setattr(config, name, value)
+    return config
+
+
+@dataclass
+class Response:
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+    http_version: bytes = b"1.1"
+
+
+class Client:
+    """One connection; requests are raw bytes, responses must be valid for h11."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.left = b""
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def response(self, method: str = "GET", patience: float = PATIENCE) -> Response:
+        """The next response, whole. Raises h11.RemoteProtocolError if it is cut short."""
+        parser = h11.Connection(h11.CLIENT)
+        parser.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
+        parser.send(h11.EndOfMessage())
+        if self.left:
+            parser.receive_data(self.left)
+        head, body = None, b""
+        with trio.fail_after(patience):
+            while True:
+                event = parser.next_event()
+                if event is h11.NEED_DATA:
+                    parser.receive_data(await self.stream.receive_some())
+                elif isinstance(event, h11.Response):
+                    head = event
+                elif isinstance(event, h11.Data):
+                    body += event.data
+                elif isinstance(event, h11.EndOfMessage):
+                    break
+        assert head is not None
+        self.left = parser.trailing_data[0]
+        return Response(head.status_code, dict(head.headers), body, head.http_version)
+
+    async def request(self, data: bytes, method: str = "GET") -> Response:
+        await self.send(data)
+        return await self.response(method)
+
+    async def read_to_close(self, patience: float = PATIENCE) -> bytes:
+        data, self.left = self.left, b""
+        with trio.fail_after(patience):
+            while more := await self.stream.receive_some():
+                data += more
+        return data
+
+    async def read_until(self, end: bytes) -> bytes:
+        data = b""
+        with trio.fail_after(PATIENCE):
+            while end not in data:
+                more = await self.stream.receive_some()
+                assert more, data
+                data += more
+        return data
+
+    async def is_closed(self, patience: float = PATIENCE) -> bool:
+        return await self.read_to_close(patience) == b""
+
+    async def reset(self) -> None:
+        self.stream.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        await self.stream.aclose()
+
+
+@dataclass
+class Server:
+    """Starts servers in the test's nursery, and clients to the last one started."""
+
+    nursery: trio.Nursery
+    kind: str = "ours"
+    port: int = 0
+    clients: list[Client] = field(default_factory=list)
+    stop: trio.Event = field(default_factory=trio.Event)
+    stopped: trio.Event = field(default_factory=trio.Event)
+
+    async def start(self, app: Any, limits: ConnectionLimits | None = None, **settings: Any) -> None:
+        limits = limits or ConnectionLimits()
+        config = make_config(**settings)
+        if self.kind == "stock":
+            self.port = await self.nursery.start(_serve_stock, app, config, limits)
+        else:
+            run = partial(serve_asgi, limits=limits, shutdown_trigger=self.stop.wait)
+            urls = await self.nursery.start(self._run, partial(run, app, config))
+            self.port = int(urls[0].rsplit(":", 1)[1])
+
+    async def _run(
+        self, serve: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[list[str]]
+    ) -> None:
+        await serve(task_status=task_status)
+        self.stopped.set()
+
+    async def connect(self) -> Client:
+        client = Client(await trio.open_tcp_stream("127.0.0.1", self.port))
+        self.clients.append(client)
+        return client
+
+    def close_clients(self) -> None:
+        for client in self.clients:
+            client.stream.socket.close()
+
+
+async def _serve_stock(
+    app: Any, config: Config, limits: ConnectionLimits, task_status: trio.TaskStatus[int]
+) -> None:
+    config.include_server_header = False
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    context = ServerContext(config)
+
+    async def handle(stream: trio.SocketStream) -> None:
+        await BoundedTCPServer(wrapped, config, context, {}, stream, limits=limits)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, handle, 0)
+        task_status.started(listeners[0].socket.getsockname()[1])
