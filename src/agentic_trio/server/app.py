@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 from hypercorn.config import Config as HypercornConfig
 
+from agentic_trio.nurseries import open_inner_nursery
 from agentic_trio.server.limits import ConnectionLimits
 from agentic_trio.server.serve import serve_asgi
 from agentic_trio.web.app import create_app
@@ -46,7 +47,7 @@ async def serve(
     Cancellation: connections are closed at once; turns are recorded as ``cancelled``.
     """
     config = gateway.config
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+    async with open_inner_nursery() as nursery:
 
         async def told_to_stop() -> None:
             if shutdown_trigger is None:

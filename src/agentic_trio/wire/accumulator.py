@@ -20,7 +20,14 @@ import msgspec
 
 from agentic_trio.errors import GatewayError, UpstreamError
 from agentic_trio.wire import sse
-from agentic_trio.wire.dialect import JsonObject, encode, normal_item, normal_part, normal_usage
+from agentic_trio.wire.dialect import (
+    JsonObject,
+    decode_object,
+    encode,
+    normal_item,
+    normal_part,
+    normal_usage,
+)
 from agentic_trio.wire.ids import MintId, item_prefix
 from agentic_trio.wire.output import (
     BY_ITEM,
@@ -35,7 +42,6 @@ from agentic_trio.wire.output import (
     OutputItem,
     Part,
     decode_event,
-    decode_object,
 )
 from agentic_trio.wire.response import Snapshot, with_output
 
@@ -91,13 +97,13 @@ class Accumulator:
     def receive(self, chunk: bytes) -> list[bytes]:
         """Take what one read from the upstream returned; answer the events it makes, in order.
 
-        Raises:
-            UpstreamError: what came is no event stream.
+        What is no event stream ends the response as ``failed``.
         """
         try:
             blocks = self._decoder.feed(chunk)
         except sse.EventTooLarge:
-            raise UpstreamError("The model server sent an event that is too large.") from None
+            self.fail(UpstreamError("The model server sent an event that is too large."))
+            return []
         return self._events(blocks)
 
     def receive_json(self, body: bytes) -> None:
@@ -127,10 +133,7 @@ class Accumulator:
         """The upstream closed its stream; if it never said how the response ended, it failed."""
         events: list[bytes] = []
         if not self.ended:
-            try:
-                events = self._events(self._decoder.end())
-            except UpstreamError:
-                events = []
+            events = self._events(self._decoder.end())
         if not self.ended:
             self.fail(UpstreamError("The model server broke off before the response was complete."))
         return events
@@ -199,15 +202,20 @@ class Accumulator:
             if self.ended or block.data == b"[DONE]":
                 break
             try:
-                event = decode_event(block.data)
-                family = DELTAS.get(event.type)
-                if family is not None:
-                    self._delta(family, event, block, out)
-                else:
-                    self._step(event, decode_object(block.data), out)
+                self._take(block, out)
             except (msgspec.DecodeError, UnicodeError, RecursionError):
-                raise UpstreamError("The model server sent something that is not an event.") from None
+                self.fail(UpstreamError("The model server sent something that is not an event."))
+            except UpstreamError as error:
+                self.fail(error)
         return out
+
+    def _take(self, block: sse.Block, out: list[bytes]) -> None:
+        event = decode_event(block.data)
+        family = DELTAS.get(event.type)
+        if family is not None:
+            self._delta(family, event, block, out)
+        else:
+            self._step(event, decode_object(block.data), out)
 
     def _step(self, event: Event, members: JsonObject, out: list[bytes]) -> None:
         type = event.type
@@ -246,7 +254,7 @@ class Accumulator:
             event.sequence_number == self._sequence
             and event.output_index == item.index
             and (family.index is None or getattr(event, family.index) == index)
-            and (family is not TEXT or (event.logprobs is not None and bytes(event.logprobs)[:1] == b"["))
+            and (family is not TEXT or bytes(event.logprobs)[:1] == b"[")
             and item.old_id is not None
             and item.old_id in block.raw
             and block.raw.startswith(_HEADS[family.stem])

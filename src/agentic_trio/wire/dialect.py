@@ -15,6 +15,7 @@ from agentic_trio.errors import UpstreamError
 JsonObject = dict[str, Any]
 
 encode = msgspec.json.Encoder().encode
+decode_object = msgspec.json.Decoder(JsonObject).decode
 
 
 def normal_part(part: JsonObject) -> JsonObject:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    MintId = Callable[[str], str]
-    """Makes a new, unguessable id with the given prefix (``"resp"``, ``"msg"``, ...)."""
+MintId = Callable[[str], str]
+"""Makes a new, unguessable id with the given prefix (``"resp"``, ``"msg"``, ...)."""
 
 
 def mint_id(prefix: str) -> str:

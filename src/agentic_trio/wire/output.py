@@ -65,11 +65,10 @@ class Event(msgspec.Struct, gc=False):
     summary_index: int | None = None
     item_id: str | None = None
     delta: Any = None
-    logprobs: msgspec.Raw | None = None
+    logprobs: msgspec.Raw = msgspec.Raw(b"")
 
 
 decode_event = msgspec.json.Decoder(Event).decode
-decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Part:

@@ -18,7 +18,7 @@ from agentic_trio.wire.dialect import JsonObject, encode
 from agentic_trio.wire.items import InputItem, parse_input
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from agentic_trio.wire.checks import Check
     from agentic_trio.wire.ids import MintId
@@ -206,7 +206,11 @@ def _echo_reasoning(reasoning: JsonObject) -> JsonObject:
     return {"effort": None, "summary": None, **reasoning}
 
 
-_ECHOED = {"tools": _echo_tools, "text": _echo_text, "reasoning": _echo_reasoning}
+_ECHOED: dict[str, Callable[[Any], Any]] = {
+    "tools": _echo_tools,
+    "text": _echo_text,
+    "reasoning": _echo_reasoning,
+}
 
 
 def route(body: bytes) -> Routing:
@@ -303,10 +307,7 @@ def parse_create_response(body: bytes, mint: MintId) -> CreateResponse:
             code="mutually_exclusive_parameters",
         )
     if not items and previous is None and conversation is None:
-        raise InvalidRequest(
-            "One of \"input\" or \"previous_response_id\" or 'prompt' or 'conversation' must be provided.",
-            code="missing_required_parameter",
-        )
+        raise nothing_to_answer()
     return CreateResponse(
         members=members,
         input=items,
@@ -317,6 +318,14 @@ def parse_create_response(body: bytes, mint: MintId) -> CreateResponse:
         truncates=value("truncation") == "auto",
         previous_response_id=previous,
         conversation=conversation,
+    )
+
+
+def nothing_to_answer() -> InvalidRequest:
+    """There is neither input nor history."""
+    return InvalidRequest(
+        "One of \"input\" or \"previous_response_id\" or 'prompt' or 'conversation' must be provided.",
+        code="missing_required_parameter",
     )
 
 
@@ -342,20 +351,21 @@ def _no_input(members: Members) -> InvalidRequest:
 
 
 def conversation_id(members: Members) -> str | None:
-    """The conversation that a request names: ``conversation`` (an id, or an object that holds it) or its alias.
+    """The conversation that a request names, by ``conversation`` (an id or ``{"id"}``) or by its alias.
 
     Raises:
         InvalidRequest: neither form, or both members with different ids.
     """
-    id = None
+    id: str | None = None
     if "conversation" in members:
         named = decode_value(members["conversation"])
-        id = named.get("id") if isinstance(named, dict) else named
-        if isinstance(named, dict) and id is None:
+        given = named.get("id") if isinstance(named, dict) else named
+        if given is None:
             raise checks.missing("conversation.id")
-        if not isinstance(id, str):
-            raise checks.invalid_type("conversation", "one of a conversation ID or object", id)
-    alias = check_member("conversation_id", members)
+        if not isinstance(given, str):
+            raise checks.invalid_type("conversation", "one of a conversation ID or object", given)
+        id = given
+    alias: str | None = check_member("conversation_id", members)
     if id is not None and alias is not None and id != alias:
         raise InvalidRequest(
             "'conversation' and 'conversation_id' name different conversations.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agentic_trio.wire.dialect import JsonObject, encode
+from agentic_trio.wire.dialect import JsonObject, decode_object, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,3 +51,14 @@ class Snapshot:
 def with_output(body: bytes, output: Iterable[bytes]) -> bytes:
     """The whole Response object: ``output`` spliced onto its end, from the items' own bytes."""
     return b'%b,"output":[%b]}' % (body[:-1], b",".join(output))
+
+
+def crashed(body: bytes) -> bytes:
+    """An announced body, ended by a crash: the response failed, and says why."""
+    members = decode_object(body)
+    members["status"] = "failed"
+    members["error"] = {
+        "code": "server_error",
+        "message": "The server stopped before the response was complete.",
+    }
+    return encode(members)

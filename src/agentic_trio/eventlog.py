@@ -1,0 +1,75 @@
+"""A turn's events: one task writes them, any number of readers follow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_LOG_BYTES = 16 * 1024 * 1024
+"""How much of a live turn's events is kept for readers that lag behind."""
+
+
+class FellBehind(Exception):
+    """The reader wants events that the log no longer holds."""
+
+
+class EventLog:
+    """An append-only, bounded list of encoded events; the event at index ``n`` has sequence number ``n``.
+
+    The writer never waits: a slow reader costs memory up to the bound, then itself falls behind.
+    """
+
+    def __init__(self, max_bytes: int = MAX_LOG_BYTES) -> None:
+        self._events: list[bytes] = []
+        self._first = 0
+        self._size = 0
+        self._max_bytes = max_bytes
+        self._closed = False
+        self._readers = trio.lowlevel.ParkingLot()
+
+    def extend(self, events: Sequence[bytes]) -> None:
+        """Append events and wake the readers."""
+        if not events:
+            return
+        self._events.extend(events)
+        self._size += sum(map(len, events))
+        if self._size > self._max_bytes:
+            self._forget()
+        self._readers.unpark_all()
+
+    def close(self) -> None:
+        """No more events will come."""
+        self._closed = True
+        self._readers.unpark_all()
+
+    def _forget(self) -> None:
+        dropped = 0
+        while self._size > self._max_bytes and dropped < len(self._events) - 1:
+            self._size -= len(self._events[dropped])
+            dropped += 1
+        del self._events[:dropped]
+        self._first += dropped
+
+    def exhausted(self, position: int) -> bool:
+        """Whether nothing follows ``position``, now or ever."""
+        return self._closed and position >= self._first + len(self._events)
+
+    async def read(self, position: int) -> Sequence[bytes]:
+        """All events from ``position`` on, as soon as there are any; none at all once the log is closed.
+
+        Raises:
+            FellBehind: the events at ``position`` have been dropped.
+
+        Cancellation: nothing is lost; read again from the same position.
+        """
+        while True:
+            if position < self._first:
+                raise FellBehind
+            events = self._events[position - self._first :]
+            if events or self._closed:
+                return events
+            await self._readers.park()

@@ -1,0 +1,203 @@
+"""What is kept, read and changed outside of turns: responses, conversations and their items.
+
+Everything is JSON text in and out. Cancellation, for every change: it has then happened wholly or
+not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, ServiceUnavailable
+from agentic_trio.store.base import (
+    Conversation,
+    Item,
+    ItemAlreadyInConversation,
+    Missing,
+    NotEnded,
+    PageQuery,
+    StoreError,
+)
+from agentic_trio.wire.conversations import (
+    call_effect,
+    conversation_body,
+    deleted_body,
+    list_body,
+    parse_conversation,
+    parse_conversation_update,
+    parse_new_items,
+    removal_effect,
+)
+from agentic_trio.wire.items import InputItem
+from agentic_trio.wire.response import with_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from agentic_trio.holds import Holds
+    from agentic_trio.store.base import Page, Store
+    from agentic_trio.wire.ids import MintId
+
+logger = logging.getLogger("agentic_trio")
+
+
+class Responses:
+    """Stored responses, by owner."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def read(self, owner: str, id: str) -> bytes:
+        """The Response object, as it was answered first."""
+        with state_errors():
+            stored = await self._store.response(owner, id)
+        return with_output(stored.body, stored.output)
+
+    async def delete(self, owner: str, id: str) -> bytes:
+        """Forget a response; those that continue it are untouched."""
+        with state_errors():
+            await self._store.delete_response(owner, id)
+        return deleted_body(id, "response")
+
+    async def input_items(self, owner: str, id: str, query: PageQuery) -> bytes:
+        """All that the model was given for a response."""
+        with state_errors(query):
+            return _page(await self._store.response_input(owner, id, query))
+
+
+class Conversations:
+    """Conversations and their items, by owner."""
+
+    def __init__(self, store: Store, holds: Holds, mint: MintId, now: Callable[[], float]) -> None:
+        self._store = store
+        self._holds = holds
+        self._mint = mint
+        self._now = now
+
+    async def create(self, owner: str, body: bytes) -> bytes:
+        """Create a conversation from a request's body."""
+        metadata, items = parse_conversation(body, self._mint)
+        conversation = Conversation(self._mint("conv"), int(self._now()), metadata)
+        with state_errors():
+            linked = await self._linked(owner, items)
+            opened, _ = call_effect(linked)
+            await self._store.create_conversation(owner, conversation, _stored(linked), opened)
+        return _conversation(conversation)
+
+    async def read(self, owner: str, id: str) -> bytes:
+        with state_errors():
+            return _conversation(await self._store.conversation(owner, id))
+
+    async def update(self, owner: str, id: str, body: bytes) -> bytes:
+        """Replace a conversation's metadata."""
+        metadata = parse_conversation_update(body)
+        with state_errors():
+            return _conversation(await self._store.update_conversation(owner, id, metadata))
+
+    async def delete(self, owner: str, id: str) -> bytes:
+        """Forget a conversation; its responses stay."""
+        with state_errors():
+            await self._store.delete_conversation(owner, id)
+        return deleted_body(id, "conversation.deleted")
+
+    async def items(self, owner: str, id: str, query: PageQuery) -> bytes:
+        with state_errors(query):
+            return _page(await self._store.conversation_items(owner, id, query))
+
+    async def item(self, owner: str, id: str, item: str) -> bytes:
+        with state_errors():
+            return (await self._store.conversation_item(owner, id, item)).data
+
+    async def add_items(self, owner: str, id: str, body: bytes) -> bytes:
+        """Append items; answers them as a list, in the order in which they were sent."""
+        items = parse_new_items(body, self._mint)
+        with state_errors():
+            await self._store.conversation(owner, id)
+            async with self._holds.hold(owner, id):
+                linked = await self._linked(owner, items)
+                stored = _stored(linked)
+                await self._store.add_items(owner, id, stored, *call_effect(linked))
+        return list_body([(item.id, item.data) for item in stored], has_more=False)
+
+    async def delete_item(self, owner: str, id: str, item: str) -> bytes:
+        """Drop an item from a conversation; answers the conversation, as OpenAI does."""
+        with state_errors():
+            async with self._holds.hold(owner, id):
+                return _conversation(await self._store.delete_item(owner, id, item, removal_effect))
+
+    async def _linked(self, owner: str, items: Sequence[InputItem]) -> list[InputItem]:
+        """Items as a conversation takes them: the content stored under an id that we issued wins."""
+        named = [item.id for item in items if item.named]
+        found = await self._store.find_items(owner, named) if named else {}
+        return [resolved(item, found) if item.named else item for item in items]
+
+
+class _Kind(msgspec.Struct, gc=False):
+    type: str = ""
+    call_id: str | None = None
+
+
+def resolved(item: InputItem, found: Mapping[str, bytes]) -> InputItem:
+    """An item whose id may refer to stored content.
+
+    Raises:
+        NotFound: it is a reference, and refers to nothing.
+    """
+    data = found.get(item.id)
+    if data is None:
+        if item.type == "item_reference":
+            raise NotFound(f"Item with id '{item.id}' not found.", param="input")
+        return item
+    kind = msgspec.json.decode(data, type=_Kind)
+    return InputItem(item.id, kind.type, data, named=False, call_id=kind.call_id)
+
+
+def item_already_in_conversation(param: str) -> InvalidRequest:
+    """An item is in the conversation that it was to be added to."""
+    return InvalidRequest("Item already in conversation", code="item_already_in_conversation", param=param)
+
+
+_NOT_FOUND = {
+    "response": "Response with id '{}' not found.",
+    "conversation": "Conversation with id '{}' not found.",
+    "item": "Item with id '{}' not found.",
+}
+
+
+@contextmanager
+def state_errors(query: PageQuery | None = None) -> Iterator[None]:
+    """The store's failures as a client is told of them."""
+    try:
+        yield
+    except Missing as missing:
+        raise _missing(missing, query) from None
+    except NotEnded:
+        raise InvalidRequest("Cannot delete an in-flight response.") from None
+    except ItemAlreadyInConversation:
+        raise item_already_in_conversation("items") from None
+    except StoreError as error:
+        logger.exception("the store failed")
+        raise ServiceUnavailable("The store can't be used right now.") from error
+
+
+def _missing(missing: Missing, query: PageQuery | None) -> GatewayError:
+    if missing.kind == "item" and query is not None:
+        param = "before" if missing.id == query.before else "after"
+        return NotFound(f"No item found with id '{missing.id}'", param=param)
+    return NotFound(_NOT_FOUND[missing.kind].format(missing.id))
+
+
+def _stored(items: Sequence[InputItem]) -> list[Item]:
+    return [Item(item.id, item.data, issued=not item.named) for item in items]
+
+
+def _page(page: Page) -> bytes:
+    return list_body([(item.id, item.data) for item in page.items], has_more=page.has_more)
+
+
+def _conversation(conversation: Conversation) -> bytes:
+    return conversation_body(conversation.id, conversation.created_at, conversation.metadata)

@@ -1,0 +1,346 @@
+"""A turn: one stored ``POST /v1/responses``, from its history to its commit."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from agentic_trio.errors import (
+    GatewayError,
+    InvalidRequest,
+    NotFound,
+    ServiceUnavailable,
+    TurnTimeout,
+    UpstreamError,
+)
+from agentic_trio.eventlog import EventLog
+from agentic_trio.state import item_already_in_conversation, resolved, state_errors
+from agentic_trio.store.base import (
+    Announcement,
+    Ending,
+    History,
+    Item,
+    Missing,
+    NotEnded,
+    StoreError,
+)
+from agentic_trio.wire.accumulator import Accumulator
+from agentic_trio.wire.dialect import JsonObject, decode_object
+from agentic_trio.wire.items import InputItem, opened_calls, pair_calls, refuse_dangling
+from agentic_trio.wire.requests import nothing_to_answer
+from agentic_trio.wire.response import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agentic_trio.config import Config
+    from agentic_trio.context import RequestContext
+    from agentic_trio.holds import Holds
+    from agentic_trio.store.base import Store
+    from agentic_trio.upstream.client import Answer, Upstream
+    from agentic_trio.wire.ids import MintId
+    from agentic_trio.wire.requests import CreateResponse
+
+logger = logging.getLogger("agentic_trio")
+
+LINGER = 1.0
+"""Seconds that the upstream is given to end its body after the terminal event, so that its connection
+can be used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What turns work with: the gateway's own parts, shared by all of them."""
+
+    config: Config
+    store: Store
+    upstream: Upstream
+    holds: Holds
+    mint: MintId
+    now: Callable[[], float]
+
+
+class Turn:
+    """One task runs it; any number of readers follow its log.
+
+    Attributes:
+        id: the response's id.
+        log: its events, if it is streamed.
+    """
+
+    def __init__(self, call: CreateResponse, context: RequestContext, services: Services) -> None:
+        self.call = call
+        self.log = EventLog()
+        self._context = context
+        self._services = services
+        self._history = History()
+        self._input: list[InputItem] = []
+        self._waiting_calls: frozenset[str] = frozenset()
+        self._created_at = int(services.now())
+        self.id = services.mint("resp")
+        self._response = Accumulator(
+            Snapshot(self.id, self._created_at, call.echo()), services.mint, services.now
+        )
+        self._scope = trio.CancelScope()
+        self._reason: GatewayError | None = None
+        self._called = False
+        self._accepted = False
+        self._head = trio.Event()
+        self._ended = trio.Event()
+        self._error: GatewayError | None = None
+        self._refusal: GatewayError | None = None
+
+    async def wait_head(self) -> None:
+        """Wait until the upstream has taken the request, and the log holds the first events.
+
+        Raises:
+            GatewayError: it was refused, so there are no events.
+        """
+        await self._head.wait()
+        if self._refusal is not None:
+            raise self._refusal
+
+    async def wait_ended(self) -> None:
+        """Wait until the turn is recorded, if it leaves a record, and its log closed."""
+        await self._ended.wait()
+
+    def result(self) -> bytes:
+        """The Response object, once ``run`` has returned.
+
+        Raises:
+            GatewayError: there is none.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._response.response()
+
+    def events(self) -> TurnEvents:
+        """The events as objects, from the first on, until the turn has ended."""
+        return TurnEvents(self.log)
+
+    def cancel(self, reason: GatewayError | None = None) -> None:
+        """End the turn now, from outside of its owner. ``reason`` is what its readers are told."""
+        self._reason = reason
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Load the history, call the upstream, record how it ended. Never raises an expected failure.
+
+        Cancellation: the upstream call is closed at once and the turn is recorded as ``cancelled`` with
+        the output that had arrived; then ``trio.Cancelled`` goes on its way.
+        """
+        conversation = self.call.conversation
+        try:
+            if conversation is None or not self.call.store:
+                await self._run()
+            else:
+                async with self._services.holds.hold(self._context.owner, conversation):
+                    await self._run()
+        except InvalidRequest as locked:
+            self._error = locked
+        finally:
+            if not self._head.is_set():
+                self._refusal = self._error or ServiceUnavailable("The server is shutting down.")
+                self._head.set()
+            self.log.close()
+            self._ended.set()
+
+    async def _run(self) -> None:
+        timeout = self._services.config.turn_timeout
+        self._scope.deadline = trio.current_time() + timeout
+        try:
+            with self._scope, state_errors():
+                await self._infer()
+            if self._scope.cancelled_caught:
+                self._cancelled(self._reason or TurnTimeout(f"The turn took longer than {timeout:g} s."))
+        except trio.Cancelled:
+            self._cancelled(None)
+            raise
+        except GatewayError as error:
+            self._failed(error)
+        except Exception:
+            # One bug must not end the other turns of its nursery.
+            logger.exception("turn %s failed (request %s)", self.id, self._context.request_id)
+            self._failed(GatewayError("The gateway failed.", code="internal_error"))
+        finally:
+            await self._end()
+
+    async def _infer(self) -> None:
+        await self._prepare()
+        call = self.call
+        items = [*self._history.items, *(item.data for item in self._input)]
+        body = call.upstream_body(items, stream=call.stream)
+        self._called = True
+        async with self._services.upstream.stream(body, self._context) as answer:
+            self._accepted = True
+            if call.stream:
+                await self._follow(answer)
+            else:
+                self._response.receive_json(await answer.body())
+
+    async def _follow(self, answer: Answer) -> None:
+        """Turn the upstream's stream into the log's events."""
+        if not (answer.header(b"content-type") or "").startswith("text/event-stream"):
+            raise UpstreamError("The model server did not answer with an event stream.")
+        await self._announce()
+        self.log.extend(self._response.begin())
+        self._head.set()
+        with trio.CancelScope() as lingering:
+            async for chunk in answer.chunks:
+                if self._response.ended:
+                    continue
+                self.log.extend(self._response.receive(chunk))
+                if self._response.ended:
+                    lingering.deadline = trio.current_time() + LINGER
+        self.log.extend(self._response.end_of_stream())
+
+    async def _prepare(self) -> None:
+        """Read the history and settle the input, or refuse."""
+        call = self.call
+        if call.previous_response_id is not None or call.conversation is not None:
+            self._history = await self._read_history()
+        self._input = await self._resolved(call.input)
+        if not self._input and not self._history.items:
+            raise nothing_to_answer()
+        self._waiting_calls = pair_calls(self._history.open_calls, self._input, self._history.items)
+        refuse_dangling(self._waiting_calls, self._input)
+
+    async def _read_history(self) -> History:
+        call, store = self.call, self._services.store
+        try:
+            return await store.history(
+                self._context.owner, response=call.previous_response_id, conversation=call.conversation
+            )
+        except Missing as missing:
+            raise _not_found(missing) from None
+        except NotEnded as unfinished:
+            raise InvalidRequest(
+                f"Previous response with id '{unfinished.id}' is still in progress.",
+                code="previous_response_not_ended",
+                param="previous_response_id",
+            ) from None
+
+    async def _resolved(self, items: Sequence[InputItem]) -> list[InputItem]:
+        """The input with its references replaced by what they refer to."""
+        store, owner = self._services.store, self._context.owner
+        named = [item.id for item in items if item.named]
+        if named and self.call.conversation is not None:
+            present = await store.in_conversation(owner, self.call.conversation, named)
+            if present:
+                raise item_already_in_conversation("input")
+        references = [item.id for item in items if item.type == "item_reference"]
+        if not references:
+            return list(items)
+        found = await store.find_items(owner, references)
+        return [resolved(item, found) if item.type == "item_reference" else item for item in items]
+
+    async def _announce(self) -> None:
+        """Put the turn on disk before its id leaves, so that a crash can't make it unknown."""
+        if not self.call.store:
+            return
+        await self._services.store.announce(
+            Announcement(
+                owner=self._context.owner,
+                id=self.id,
+                created_at=self._created_at,
+                status=self._response.snapshot.status,
+                base=self._history.base,
+                conversation=self.call.conversation,
+                input=self._stored_input(),
+                open_calls=self._waiting_calls,
+                body=self._response.snapshot.body(),
+            )
+        )
+
+    def _stored_input(self) -> list[Item]:
+        return [Item(item.id, item.data, issued=not item.named) for item in self._input]
+
+    def _cancelled(self, reason: GatewayError | None) -> None:
+        # What the upstream has finished stays finished, whoever left meanwhile.
+        if not self._response.ended:
+            self._error = reason or ServiceUnavailable("The turn was cancelled.")
+            self._response.cancel(reason)
+
+    def _failed(self, error: GatewayError) -> None:
+        self._error = error
+        self._response.fail(error)
+
+    async def _end(self) -> None:
+        """Commit how the turn ended, and only then let anyone see it."""
+        told = False
+        try:
+            told = not self._leaves_a_row() or await self._commit()
+        finally:
+            if told and self._head.is_set():
+                self.log.extend(self._response.terminal_events())
+
+    def _leaves_a_row(self) -> bool:
+        """Whether there is anything to record: a refused request has no turn."""
+        cancelled = self._response.snapshot.status == "cancelled"
+        return self.call.store and (self._accepted or (self._called and cancelled))
+
+    async def _commit(self) -> bool:
+        """Record the ending. False if its outcome is unknown: then nobody may be told one."""
+        bound = self._services.config.commit_timeout
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + bound):
+            try:
+                await self._services.store.end(self._ending())
+            except StoreError:
+                logger.exception("turn %s could not be recorded", self.id)
+                self._failed(ServiceUnavailable("The response could not be stored."))
+            return True
+        logger.error("turn %s was not recorded within %g s", self.id, bound)
+        self._error = ServiceUnavailable("The response was not stored in time.")
+        return False
+
+    def _ending(self) -> Ending:
+        response = self._response
+        return Ending(
+            owner=self._context.owner,
+            id=self.id,
+            created_at=self._created_at,
+            status=response.snapshot.status,
+            base=self._history.base,
+            conversation=self.call.conversation,
+            input=self._stored_input(),
+            output=[Item(item.id, item.data) for item in response.items],
+            open_calls=self._waiting_calls | opened_calls(item.final or {} for item in response.items),
+            body=response.snapshot.body(),
+        )
+
+
+class TurnEvents:
+    """A reader of a turn's log for programs: one decoded event at a time.
+
+    Raises ``FellBehind`` when it is read too slowly. Cancellation: no event is lost.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._position = 0
+        self._ready: list[bytes] = []
+
+    def __aiter__(self) -> TurnEvents:
+        return self
+
+    async def __anext__(self) -> JsonObject:
+        if not self._ready:
+            self._ready = list(reversed(await self._log.read(self._position)))
+            self._position += len(self._ready)
+            if not self._ready:
+                raise StopAsyncIteration
+        event = self._ready.pop()
+        return decode_object(event[event.index(b"\ndata: ") + 7 :])
+
+
+def _not_found(missing: Missing) -> InvalidRequest:
+    if missing.kind == "conversation":
+        return NotFound(f"Conversation with id '{missing.id}' not found.")
+    return InvalidRequest(
+        f"Previous response with id '{missing.id}' not found.",
+        code="previous_response_not_found",
+        param="previous_response_id",
+    )

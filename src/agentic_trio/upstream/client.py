@@ -1,0 +1,169 @@
+"""The model server, over HTTP. The only module that names httpx, whose failures become ours here."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+
+from agentic_trio.errors import UpstreamError
+from agentic_trio.upstream.transport import StreamTransport
+from agentic_trio.wire.dialect import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from agentic_trio.config import Config
+    from agentic_trio.context import RequestContext
+
+    Headers = Sequence[tuple[bytes, bytes]]
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""The largest whole answer that is taken into memory."""
+
+MAX_REFUSAL_BYTES = 64 * 1024
+"""How much of a refusal's body is read: enough for any message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An upstream's answer whose head has arrived.
+
+    Attributes:
+        status: its HTTP status.
+        headers: as they came, names in the upstream's spelling.
+        chunks: the body's bytes as they are read, content-encoding untouched.
+    """
+
+    status: int
+    headers: Headers
+    chunks: AsyncIterator[bytes]
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of this (lower-case) name."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value.decode("latin-1")
+        return None
+
+    async def body(self, limit: int = MAX_ANSWER_BYTES) -> bytes:
+        """The whole body. Raises UpstreamError when it is larger than ``limit``."""
+        with upstream_errors():
+            parts = []
+            size = 0
+            async for chunk in self.chunks:
+                size += len(chunk)
+                if size > limit:
+                    raise UpstreamError("The model server's answer is too large.")
+                parts.append(chunk)
+            return b"".join(parts)
+
+    async def beginning(self, limit: int) -> bytes:
+        """As much of the body as ``limit`` allows; less if it breaks off."""
+        parts = []
+        size = 0
+        try:
+            async for chunk in self.chunks:
+                parts.append(chunk)
+                size += len(chunk)
+                if size >= limit:
+                    break
+        except httpx.HTTPError:
+            pass  # The status says what matters; the words are a courtesy.
+        return b"".join(parts)[:limit]
+
+
+class Upstream:
+    """Calls to the model server. Holds no credentials: they come with each request."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    @asynccontextmanager
+    async def stream(self, body: bytes, context: RequestContext) -> AsyncIterator[Answer]:
+        """Ask for a response, and read its answer inside the block.
+
+        Raises:
+            UpstreamError: it could not be reached, refused, or broke off.
+
+        Cancellation: closes the connection at once, so that the server stops generating.
+        """
+        headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+        async with self.forward("POST", "/v1/responses", b"", headers, body, context) as answer:
+            if answer.status != 200:
+                words = await answer.beginning(MAX_REFUSAL_BYTES)
+                status = answer.status if answer.status >= 400 else 502
+                raise refusal(status, words, answer.header(b"retry-after"))
+            yield answer
+
+    @asynccontextmanager
+    async def forward(
+        self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
+    ) -> AsyncIterator[Answer]:
+        """Send a request as it is, with its context's authorization; read the answer inside the block.
+
+        Raises:
+            UpstreamError: the upstream could not be reached or broke off. Refusals are answers.
+
+        Cancellation: closes the connection at once.
+        """
+        sent = list(headers)
+        if context.authorization is not None:
+            sent.append((b"authorization", context.authorization))
+        if context.request_id:
+            sent.append((b"x-request-id", context.request_id.encode()))
+        url = httpx.URL(path=path, query=query or None)
+        with upstream_errors():
+            request = self._client.build_request(method, url, headers=sent, content=body)
+            response = await self._client.send(request, stream=True, follow_redirects=False)
+            try:
+                # The transport's own iterator: httpx's is a generator, which would be dropped half-read.
+                stream = response.stream
+                assert isinstance(stream, httpx.AsyncByteStream)
+                yield Answer(response.status_code, response.headers.raw, aiter(stream))
+            finally:
+                await response.aclose()
+
+    async def probe(self, context: RequestContext) -> None:
+        """Ask for the list of models. Raises UpstreamError when there is no sensible answer."""
+        headers = [(b"accept-encoding", b"identity")]
+        async with self.forward("GET", "/v1/models", b"", headers, b"", context) as answer:
+            # A server that wants a key is there; the key is for the clients to bring.
+            if answer.status >= 500 or answer.status == 404:
+                raise UpstreamError(f"The model server answers with status {answer.status}.")
+            await answer.body(MAX_ANSWER_BYTES)
+
+
+@contextmanager
+def upstream_errors() -> Iterator[None]:
+    """httpx's failures as ours."""
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        phase = "accept a connection" if isinstance(error, httpx.ConnectTimeout) else "answer"
+        raise UpstreamError(
+            f"The model server did not {phase} in time.", status=504, code="upstream_timeout"
+        ) from error
+    except httpx.ConnectError as error:
+        raise UpstreamError("The model server can't be reached.", code="upstream_unreachable") from error
+    except httpx.HTTPError as error:
+        raise UpstreamError("The model server broke off its answer.") from error
+
+
+@asynccontextmanager
+async def open_upstream(config: Config) -> AsyncIterator[Upstream]:
+    """The model server of a configuration, for as long as the block lasts."""
+    timeout = httpx.Timeout(config.idle_timeout, connect=config.connect_timeout)
+    client = httpx.AsyncClient(
+        base_url=config.upstream_origin,
+        transport=StreamTransport(),
+        timeout=timeout,
+        trust_env=False,
+        headers={},
+    )
+    # httpx adds headers of its own to every request: what goes upstream is what we say, no more.
+    client.headers.clear()
+    async with client:
+        yield Upstream(client)

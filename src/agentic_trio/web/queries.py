@@ -1,0 +1,41 @@
+"""Query strings of lists."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from quart import request
+
+from agentic_trio.store.base import Order, PageQuery
+from agentic_trio.wire import checks
+
+_limit = checks.integer(1, 100)
+_order = checks.one_of("asc", "desc")
+_id = checks.string(256)
+_include = checks.one_of(*checks.INCLUDABLE)
+
+
+def page_query() -> PageQuery:
+    """The current request's ``limit``, ``order``, ``after`` and ``before``.
+
+    Raises:
+        InvalidRequest: in the words of OpenAI's API.
+    """
+    arguments = request.args
+    for name in ("include", "include[]"):
+        for index, value in enumerate(arguments.getlist(name)):
+            _include(value, f"include[{index}]")
+    text = arguments.get("limit")
+    limit = 20
+    if text is not None:
+        if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 18:
+            raise checks.invalid_type("limit", "an integer", text)
+        limit = int(text)
+        _limit(limit, "limit")
+    order = arguments.get("order", "desc")
+    _order(order, "order")
+    after, before = arguments.get("after") or None, arguments.get("before") or None
+    for name, id in (("after", after), ("before", before)):
+        if id is not None:
+            _id(id, name)
+    return PageQuery(limit, cast("Order", order), after, before)

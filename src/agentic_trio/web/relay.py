@@ -1,0 +1,119 @@
+"""What goes to the model server and back as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quart import Blueprint, Response
+from quart.wrappers.response import ResponseBody
+
+from agentic_trio.web.request import this_gateway, this_request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+    from agentic_trio.upstream.client import Answer
+    from agentic_trio.web.request import GatewayRequest
+
+routes = Blueprint("relay", __name__)
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers that belong to one connection (RFC 9110, section 7.6.1)."""
+
+NOT_FORWARDED = HOP_BY_HOP | {
+    "host",
+    "content-length",
+    "authorization",
+    "cookie",
+    "expect",
+    "x-request-id",
+    "remote-addr",
+    "origin",
+    "accept-encoding",
+}
+"""Request headers that are ours to set, or nobody's business upstream."""
+
+NOT_RETURNED = HOP_BY_HOP | {"date", "server", "x-request-id"}
+
+
+@routes.get("/v1/models")
+@routes.get("/v1/models/<path:_>")
+@routes.post("/v1/chat/completions")
+@routes.post("/v1/completions")
+@routes.post("/v1/embeddings")
+@routes.post("/v1/messages")
+@routes.post("/v1/messages/count_tokens")
+async def relay_as_is(_: str = "") -> Response:
+    """Relay to the same path upstream."""
+    request = this_request()
+    return await relay(request, request.path, await request.raw_body())
+
+
+async def relay(request: GatewayRequest, path: str, body: bytes) -> Response:
+    """Send a request upstream, and its answer back as it comes.
+
+    The upstream call is over when the request is, however it ends.
+
+    Raises:
+        UpstreamError: the upstream could not be reached.
+    """
+    replaced = this_gateway().config.client_auth == "replace"
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in request.headers.items()
+        if name.lower() not in NOT_FORWARDED and not (replaced and name.lower() == "x-api-key")
+    ]
+    # The bytes go back as they come, so the upstream may only use an encoding that the client takes.
+    accepted = request.headers.get("Accept-Encoding", "identity")
+    headers.append((b"accept-encoding", accepted.encode("latin-1")))
+    answer = await request.stack.enter_async_context(
+        this_gateway().upstream.forward(
+            "GET" if request.method == "HEAD" else request.method,
+            path,
+            request.query_string,
+            headers,
+            body,
+            request.context,
+        )
+    )
+    response = Response(RelayBody(answer), answer.status)
+    response.headers.clear()
+    for name, value in answer.headers:
+        if name.decode("latin-1").lower() not in NOT_RETURNED:
+            response.headers.add(name.decode("latin-1"), value.decode("latin-1"))
+    response.timeout = None
+    return response
+
+
+class RelayBody(ResponseBody):
+    """The upstream's chunks. If they break off, so does the answer: the client must not take it for whole."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._chunks = aiter(answer.chunks)
+
+    async def __aenter__(self) -> RelayBody:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks

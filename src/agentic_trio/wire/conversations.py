@@ -1,0 +1,116 @@
+"""Conversations and lists: what clients send for them, and what they are answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agentic_trio.errors import InvalidRequest
+from agentic_trio.wire import checks
+from agentic_trio.wire.dialect import decode_object, encode
+from agentic_trio.wire.items import CALLS, OUTPUTS, InputItem, parse_items
+from agentic_trio.wire.requests import parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from agentic_trio.wire.ids import MintId
+
+MAX_ITEMS = 20
+"""How many items a conversation may be created with, or be given at once."""
+
+
+def parse_conversation(body: bytes, mint: MintId) -> tuple[bytes, list[InputItem]]:
+    """``POST /v1/conversations``: the metadata as JSON text, and the first items. No body is an empty one.
+
+    Raises:
+        InvalidRequest: in the words of OpenAI's API.
+    """
+    members = parse_object(body)
+    if "store" in members:
+        checks.boolean(members["store"], "store")
+        if not members["store"]:
+            raise InvalidRequest(
+                "A conversation is always stored: 'store' can't be false.",
+                code="invalid_value",
+                param="store",
+            )
+    items = _items(members["items"], mint) if "items" in members else []
+    return _metadata(members), items
+
+
+def parse_conversation_update(body: bytes) -> bytes:
+    """``POST /v1/conversations/{id}``: the new metadata as JSON text. Raises InvalidRequest."""
+    members = parse_object(body)
+    if "metadata" not in members:
+        raise checks.missing("metadata")
+    return _metadata(members)
+
+
+def parse_new_items(body: bytes, mint: MintId) -> list[InputItem]:
+    """``POST /v1/conversations/{id}/items``: 1 to 20 items. Raises InvalidRequest."""
+    members = parse_object(body)
+    if "items" not in members:
+        raise checks.missing("items")
+    items = _items(members["items"], mint)
+    if not items:
+        raise InvalidRequest(
+            "Invalid 'items': empty array. Expected an array with minimum length 1, "
+            "but got an empty array instead.",
+            code="empty_array",
+            param="items",
+        )
+    return items
+
+
+def _items(values: Any, mint: MintId) -> list[InputItem]:
+    checks.array(values, "items", MAX_ITEMS, "an array of input items")
+    return parse_items(values, "items", mint)
+
+
+def _metadata(members: dict[str, Any]) -> bytes:
+    metadata = members.get("metadata", {})
+    checks.metadata(metadata, "metadata")
+    return encode(metadata)
+
+
+def call_effect(items: Iterable[InputItem]) -> tuple[frozenset[str], frozenset[str]]:
+    """The call ids that added items leave without an output, and those that they answer."""
+    opened: set[str] = set()
+    closed: set[str] = set()
+    for item in items:
+        if item.call_id is not None and item.type in CALLS:
+            opened.add(item.call_id)
+        elif item.call_id is not None and item.type in OUTPUTS:
+            opened.discard(item.call_id)
+            closed.add(item.call_id)
+    return frozenset(opened), frozenset(closed)
+
+
+def removal_effect(data: bytes) -> tuple[frozenset[str], frozenset[str]]:
+    """The call ids that an item's going leaves without an output, and those that it takes along."""
+    item = decode_object(data)
+    calls = frozenset({item["call_id"]}) if isinstance(item.get("call_id"), str) else frozenset()
+    if item.get("type") in OUTPUTS:
+        return calls, frozenset()
+    return frozenset(), calls if item.get("type") in CALLS else frozenset()
+
+
+def conversation_body(id: str, created_at: int, metadata: bytes) -> bytes:
+    """A conversation object's JSON text."""
+    head = encode({"id": id, "object": "conversation", "created_at": created_at})
+    return b'%b,"metadata":%b}' % (head[:-1], metadata)
+
+
+def deleted_body(id: str, object: str) -> bytes:
+    """What a successful deletion answers."""
+    return encode({"id": id, "object": object, "deleted": True})
+
+
+def list_body(entries: Sequence[tuple[str, bytes]], *, has_more: bool) -> bytes:
+    """A list object's JSON text, from ids and JSON texts in the order of the list."""
+    return b'{"object":"list","data":[%b],"first_id":%b,"last_id":%b,"has_more":%b}' % (
+        b",".join(data for _, data in entries),
+        encode(entries[0][0] if entries else None),
+        encode(entries[-1][0] if entries else None),
+        b"true" if has_more else b"false",
+    )
