@@ -1,0 +1,80 @@
+# Sourced by the other scripts: makes .venv and installs the package with the locked versions.
+# Needs Python 3.11 or newer with pip; uses uv when it is on PATH.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+lock=$root/scripts/constraints.txt
+stamp=$venv/.installed
+
+say() { printf '==> %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# Prints the Python to use: the default one where the project is tested on it, else the newest that is.
+find_python() {
+    local name
+    for name in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
+        # A shim can be on PATH without an interpreter behind it: ask, don't look.
+        if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            "$name" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    for name in ${PYTHON:+"$PYTHON"} python3 python; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$name" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    die "Python 3.11 or newer is needed; found $(python3 --version 2>&1 || echo none). Name another one with PYTHON=..."
+}
+
+make_venv() {
+    local python=$1
+    say "Making .venv with $("$python" --version)"
+    rm -rf "$venv"
+    if command -v uv >/dev/null; then
+        uv venv --quiet --python "$python" "$venv"
+    elif ! "$python" -m venv "$venv" >/dev/null 2>&1; then
+        # Debian keeps ensurepip in a package of its own; the pip of $python can install into .venv too.
+        rm -rf "$venv"
+        "$python" -m venv --without-pip "$venv" || die "$python can't make a virtual environment"
+    fi
+}
+
+pip_install() {
+    local python
+    if command -v uv >/dev/null; then
+        uv pip install --quiet --python "$venv/bin/python" --constraints "$lock" "$@"
+    elif "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$lock" "$@"
+    else
+        python=$(find_python)
+        "$python" -m pip --python "$venv/bin/python" install --quiet --disable-pip-version-check --constraint "$lock" "$@"
+    fi
+}
+
+# setup [EXTRA...]: after it, .venv holds the package with at least these extras.
+setup() {
+    local python want have extra missing=
+    # The path is part of it: a virtual environment doesn't survive being moved.
+    want=$({ echo "$root"; cat "$root/pyproject.toml" "$lock"; } | cksum)
+    have=$(head -n 1 "$stamp" 2>/dev/null || true)
+    local extras=" $(tail -n +2 "$stamp" 2>/dev/null | tr '\n' ' ' || true)"
+    for extra; do
+        [[ $extras == *" $extra "* ]] || { missing+=" $extra"; extras+="$extra "; }
+    done
+    if ! "$venv/bin/python" -c '' 2>/dev/null; then
+        python=$(find_python)
+        make_venv "$python"
+    elif [[ $have == "$want" && -z $missing ]]; then
+        return
+    fi
+    local list; list=$(xargs <<<"$extras" | tr ' ' ',')
+    local size=; [[ $extras != *" local "* ]] || size=" (the local model is a download of 0.3 GB)"
+    say "Installing agentic-trio${list:+[$list]} with $(command -v uv >/dev/null && echo uv || echo pip)$size"
+    rm -f "$stamp"
+    # The build backend too has the locked version, which an isolated build would not give it.
+    pip_install hatchling editables
+    pip_install --no-build-isolation --editable "$root${list:+[$list]}"
+    { echo "$want"; xargs -n 1 <<<"$extras"; } >"$stamp"
+}
