@@ -1,0 +1,41 @@
+"""The gateway as an ASGI app, configured by the environment: ``hypercorn -k trio agentic_trio.asgi:app``.
+
+The gateway is open for as long as the server's lifespan lasts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from quart_trio.asgi import TrioASGILifespan
+
+from agentic_trio.config import Config
+from agentic_trio.errors import ConfigError
+from agentic_trio.gateway import open_gateway
+from agentic_trio.web.app import attach, create_app
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+
+    from agentic_trio.web.request import GatewayApp
+
+
+class GatewayLifespan(TrioASGILifespan):
+    """Opens the gateway when the server starts and closes it when it stops, in one task."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await receive()
+        try:
+            config = Config.from_env()
+            async with open_gateway(config) as gateway:
+                attach(cast("GatewayApp", self.app), gateway)
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except ConfigError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+app = create_app()
+app.asgi_lifespan_class = GatewayLifespan
