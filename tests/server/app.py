@@ -13,11 +13,22 @@ class App:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self._logged = trio.Event()
         self.release = trio.Event()
         self.bodies: list[bytes] = []
 
+    def record(self, entry: str) -> None:
+        self.log.append(entry)
+        self._logged.set()
+        self._logged = trio.Event()
+
+    async def has_seen(self, *entries: str, patience: float = 5) -> None:
+        with trio.fail_after(patience):
+            while not all(self.log.count(entry) >= entries.count(entry) for entry in entries):
+                await self._logged.wait()
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.log.append(scope["path"])
+        self.record(scope["path"])
         name = scope["path"].strip("/").replace("-", "_") or "echo"
         await getattr(self, name)(scope, receive, send)
 
@@ -91,14 +102,14 @@ class App:
                 nursery.cancel_scope.cancel()
             if "disconnect" not in self.log:
                 await respond(send, 200, b"released")
-        except trio.Cancelled:
-            self.log.append("cancelled")
+        except (trio.Cancelled, BaseExceptionGroup):
+            self.record("cancelled")
             raise
 
     async def _watch(self, receive: Any, scope: trio.CancelScope) -> None:
         message = await receive()
         assert message["type"] == "http.disconnect"
-        self.log.append("disconnect")
+        self.record("disconnect")
         scope.cancel()
 
     async def flood(self, scope: Any, receive: Any, send: Any) -> None:
@@ -108,10 +119,10 @@ class App:
             while True:
                 await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
         except OSError:
-            self.log.append("gone")
+            self.record("gone")
             raise
         except trio.Cancelled:
-            self.log.append("cancelled")
+            self.record("cancelled")
             raise
 
     async def early_head(self, scope: Any, receive: Any, send: Any) -> None:

@@ -166,7 +166,7 @@ async def test_app_without_a_response_is_a_500(client: Client) -> None:
 @pytest.mark.parametrize("path", [b"/fail-late", b"/stop-early"])
 async def test_cut_response_has_no_clean_end(client: Client, path: bytes) -> None:
     await client.send(GET.replace(b"/scope", path))
-    with pytest.raises(h11.RemoteProtocolError, match="without sending complete|incomplete"):
+    with pytest.raises(h11.RemoteProtocolError, match=r"without sending complete|incomplete"):
         await client.response()
 
 

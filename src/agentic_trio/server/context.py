@@ -15,7 +15,7 @@ class ServerContext(WorkerContext):
 
     Attributes:
         idle: The scopes of connections that wait for a request, longest first.
-        crowded: There is no room for another connection; none should be kept alive.
+        crowded: A new connection waits for one of the busy ones to end; none is kept alive.
     """
 
     def __init__(self, config: Config) -> None:
@@ -39,12 +39,13 @@ class ServerContext(WorkerContext):
         for scope in self.idle:
             scope.cancel()
 
-    def close_longest_idle(self) -> None:
-        """Close the connection that has waited longest for its next request, if any does."""
+    def close_longest_idle(self) -> bool:
+        """Close the connection that has waited longest for its next request; whether any does."""
         for scope in self.idle:
             if not scope.cancel_called:
                 scope.cancel()
-                return
+                return True
+        return False
 
     def response_headers(self) -> bytes:
         """The lines that config adds to a response; encoded once a second for the date."""

@@ -8,9 +8,10 @@ class ConnectionLimits:
     """Bounds of a connection that hypercorn's ``Config`` has no setting for.
 
     Attributes:
-        max_connections: Connections served at once. At the bound the server stops
-            accepting, so newcomers wait in the kernel's backlog, and it closes the
-            keep-alive connection that has been idle longest to make room.
+        max_connections: Connections served at once. At the bound a newcomer takes the
+            place of the keep-alive connection that has been idle longest; if all are
+            busy it waits, with the others behind it in the kernel's backlog, and the
+            next response that ends closes its connection.
         max_header_bytes: Request line and headers together, the blank line included.
         max_header_count: Header fields of one request.
         header_timeout: From the first byte of a request to the end of its headers.

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ssl import SSLContext
@@ -96,7 +97,7 @@ def _over_tls(listener: trio.SocketListener, tls: SSLContext | None) -> trio.abc
 
 
 class BoundedListener(trio.abc.Listener[Stream]):
-    """Accepts only while there is a slot; a waiting socket holds one itself."""
+    """Accepts the next connection only when the last one has got a slot."""
 
     def __init__(
         self, listener: trio.abc.Listener[Stream], slots: trio.Semaphore, context: ServerContext
@@ -106,23 +107,23 @@ class BoundedListener(trio.abc.Listener[Stream]):
         self._context = context
 
     async def accept(self) -> Stream:
-        """Accept the next connection, which owns a slot.
+        """Accept a connection, which then owns a slot.
 
-        Cancellation: nothing was accepted.
+        Cancellation: a connection that was still waiting for its slot is closed.
         """
-        if self._slots.value == 0:
-            await self._make_room()
-        else:
-            await self._slots.acquire()
+        stream = await self._listener.accept()
         try:
-            return await self._listener.accept()
+            await self._take_slot()
         except BaseException:
-            self._slots.release()
+            await trio.aclose_forcefully(stream)
             raise
+        return stream
 
-    async def _make_room(self) -> None:
-        self._context.crowded = True
-        self._context.close_longest_idle()
+    async def _take_slot(self) -> None:
+        with suppress(trio.WouldBlock):
+            self._slots.acquire_nowait()
+            return
+        self._context.crowded = not self._context.close_longest_idle()
         try:
             await self._slots.acquire()
         finally:
