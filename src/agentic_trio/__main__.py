@@ -76,6 +76,10 @@ def parser() -> argparse.ArgumentParser:
     option("--turn-timeout", "turn_timeout", "seconds that a turn may take", type=float)
     option("--idle-timeout", "idle_timeout", "seconds that the model server may be silent", type=float)
     option("--max-request-body-size-bytes", "max_request_body_size", "larger bodies are refused", type=int)
+    option("--conversation-wait", "conversation_wait", "seconds to wait for a busy conversation", type=float)
+    switch = argparse.BooleanOptionalAction
+    option("--strict-parameters", "strict_parameters", "refuse unknown members of a request", action=switch)
+    option("--list-endpoints", "list_endpoints", "serve lists of responses and conversations", action=switch)
     command.add_argument("--local", action="store_true", help="start a small real model beside the gateway")
     command.add_argument("--verbose", action="store_true", help="log more")
     demo = commands.add_parser(

@@ -46,6 +46,9 @@ class Config:
         idle_timeout: how long the model server may be silent, before its headers or between two reads.
         write_timeout: how long a client may take nothing of what it is sent.
         max_connections: how many clients may be connected at once.
+        conversation_wait: how long a request waits for its turn in a busy conversation; 0 refuses at once.
+        strict_parameters: refuse unknown members of a request, as OpenAI does, rather than send them on.
+        list_endpoints: serve ``GET /v1/responses`` and ``GET /v1/conversations``, which OpenAI has not.
 
     Raises:
         ConfigError: a value can't be used. The message is one line and names the field.
@@ -66,6 +69,9 @@ class Config:
     idle_timeout: float = 600.0
     write_timeout: float = 30.0
     max_connections: int = 10_000
+    conversation_wait: float = 0.0
+    strict_parameters: bool = False
+    list_endpoints: bool = False
 
     def __post_init__(self) -> None:
         _check_base(self.llm_api_base)
@@ -85,8 +91,9 @@ class Config:
             value = getattr(self, name)
             if not value > 0 or math.isinf(value):
                 raise ConfigError(f"{name} must be more than 0, not {value}")
-        if not 0 <= self.graceful_timeout < math.inf:
-            raise ConfigError(f"graceful_timeout must be 0 or more, not {self.graceful_timeout}")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
 
     @property
     def upstream_origin(self) -> str:
@@ -123,6 +130,7 @@ _POSITIVE = (
     "write_timeout",
     "max_connections",
 )
+_NOT_NEGATIVE = ("graceful_timeout", "conversation_wait")
 FIELD_NAMES = frozenset(each.name for each in fields(Config))
 
 

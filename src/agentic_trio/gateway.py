@@ -112,7 +112,8 @@ class Gateway:
         Raises:
             InvalidRequest: the body is not a right one.
         """
-        return Turn(parse_create_response(body, self._services.mint), context, self._services)
+        call = parse_create_response(body, self._services.mint, strict=self.config.strict_parameters)
+        return Turn(call, context, self._services)
 
     async def run(self, turn: Turn) -> None:
         """Run a turn in the caller's task, so that it ends when ``close`` is called. See ``Turn.run``."""
@@ -152,7 +153,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     """
     async with open_sqlite_store(config.database_path) as store, open_upstream(config) as upstream:
         await store.recover(crashed)
-        services = Services(config, store, upstream, Holds(), mint_id, time.time)
+        services = Services(config, store, upstream, Holds(config.conversation_wait), mint_id, time.time)
         async with open_inner_nursery() as service:
             gateway = Gateway(services, service)
             try:

@@ -10,8 +10,6 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, ServiceUnavailable
 from agentic_trio.store.base import (
     Conversation,
@@ -32,7 +30,7 @@ from agentic_trio.wire.conversations import (
     parse_new_items,
     removal_effect,
 )
-from agentic_trio.wire.items import InputItem
+from agentic_trio.wire.items import InputItem, decode_kind
 from agentic_trio.wire.response import with_output
 
 if TYPE_CHECKING:
@@ -67,6 +65,17 @@ class Responses:
         """All that the model was given for a response."""
         with state_errors(query):
             return _page(await self._store.response_input(owner, id, query))
+
+    async def page(
+        self, owner: str, query: PageQuery, *, model: str | None, metadata: dict[str, str]
+    ) -> bytes:
+        """The owner's responses, by creation."""
+        with state_errors(query):
+            found, has_more = await self._store.list_responses(
+                owner, query, model=model, metadata=metadata or None
+            )
+        bodies = [(each.id, with_output(each.body, each.output)) for each in found]
+        return list_body(bodies, has_more=has_more)
 
 
 class Conversations:
@@ -104,6 +113,12 @@ class Conversations:
             await self._store.delete_conversation(owner, id)
         return deleted_body(id, "conversation.deleted")
 
+    async def page(self, owner: str, query: PageQuery, *, metadata: dict[str, str]) -> bytes:
+        """The owner's conversations, by creation."""
+        with state_errors(query):
+            found, has_more = await self._store.list_conversations(owner, query, metadata=metadata or None)
+        return list_body([(each.id, _conversation(each)) for each in found], has_more=has_more)
+
     async def items(self, owner: str, id: str, query: PageQuery) -> bytes:
         with state_errors(query):
             return _page(await self._store.conversation_items(owner, id, query))
@@ -136,11 +151,6 @@ class Conversations:
         return [resolved(item, found) if item.named else item for item in items]
 
 
-class _Kind(msgspec.Struct, gc=False):
-    type: str = ""
-    call_id: str | None = None
-
-
 def resolved(item: InputItem, found: Mapping[str, bytes]) -> InputItem:
     """An item whose id may refer to stored content.
 
@@ -152,7 +162,7 @@ def resolved(item: InputItem, found: Mapping[str, bytes]) -> InputItem:
         if item.type == "item_reference":
             raise NotFound(f"Item with id '{item.id}' not found.", param="input")
         return item
-    kind = msgspec.json.decode(data, type=_Kind)
+    kind = decode_kind(data)
     return InputItem(item.id, kind.type, data, named=False, call_id=kind.call_id)
 
 
@@ -185,7 +195,7 @@ def state_errors(query: PageQuery | None = None) -> Iterator[None]:
 
 
 def _missing(missing: Missing, query: PageQuery | None) -> GatewayError:
-    if missing.kind == "item" and query is not None:
+    if query is not None and missing.id in (query.after, query.before):
         param = "before" if missing.id == query.before else "after"
         return NotFound(f"No item found with id '{missing.id}'", param=param)
     return NotFound(_NOT_FOUND[missing.kind].format(missing.id))

@@ -29,7 +29,7 @@ from agentic_trio.store.base import (
 )
 from agentic_trio.wire.accumulator import Accumulator
 from agentic_trio.wire.dialect import JsonObject, decode_object
-from agentic_trio.wire.items import InputItem, opened_calls, pair_calls, refuse_dangling
+from agentic_trio.wire.items import InputItem, opened_calls, pair_calls, refuse_dangling, without_oldest
 from agentic_trio.wire.requests import nothing_to_answer
 from agentic_trio.wire.response import Snapshot
 
@@ -170,16 +170,29 @@ class Turn:
 
     async def _infer(self) -> None:
         await self._prepare()
-        call = self.call
         items = [*self._history.items, *(item.data for item in self._input)]
-        body = call.upstream_body(items, stream=call.stream)
         self._called = True
-        async with self._services.upstream.stream(body, self._context) as answer:
-            self._accepted = True
-            if call.stream:
-                await self._follow(answer)
+        while True:
+            body = self.call.upstream_body(items, stream=self.call.stream)
+            try:
+                async with self._services.upstream.stream(body, self._context) as answer:
+                    self._accepted = True
+                    await self._take(answer)
+            except UpstreamError as error:
+                if self._accepted or not self.call.truncates or error.code != "context_length_exceeded":
+                    raise
+                shorter = without_oldest(items)
+                if not shorter:
+                    raise
+                items = shorter
             else:
-                self._response.receive_json(await answer.body())
+                return
+
+    async def _take(self, answer: Answer) -> None:
+        if self.call.stream:
+            await self._follow(answer)
+        else:
+            self._response.receive_json(await answer.body())
 
     async def _follow(self, answer: Answer) -> None:
         """Turn the upstream's stream into the log's events."""

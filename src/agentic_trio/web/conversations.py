@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from quart import Blueprint, Response
 
-from agentic_trio.web.queries import page_query
-from agentic_trio.web.request import json_response, this_gateway, this_request
+from agentic_trio.web.queries import metadata_filter, page_query
+from agentic_trio.web.request import json_response, require_list_endpoints, this_gateway, this_request
 
 routes = Blueprint("conversations", __name__, url_prefix="/v1/conversations")
 
@@ -16,6 +16,16 @@ async def create_conversation() -> Response:
     request = this_request()
     body = await request.raw_body()
     return json_response(await this_gateway().conversations.create(request.context.owner, body))
+
+
+@routes.get("")
+async def list_conversations() -> Response:
+    """List conversations, where that is allowed."""
+    require_list_endpoints()
+    owner = this_request().context.owner
+    return json_response(
+        await this_gateway().conversations.page(owner, page_query(), metadata=metadata_filter())
+    )
 
 
 @routes.get("/<id>")

@@ -39,3 +39,12 @@ def page_query() -> PageQuery:
         if id is not None:
             _id(id, name)
     return PageQuery(limit, cast("Order", order), after, before)
+
+
+def metadata_filter() -> dict[str, str]:
+    """The current request's ``metadata[key]=value`` arguments."""
+    return {
+        name[len("metadata[") : -1]: value
+        for name, value in request.args.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }

@@ -13,6 +13,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
 from agentic_trio.context import RequestContext, upstream_authorization
+from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire.ids import mint_id
 
 if TYPE_CHECKING:
@@ -107,3 +108,15 @@ def this_request() -> GatewayRequest:
 def json_response(body: bytes, status: int = 200) -> Response:
     """An answer of JSON text."""
     return Response(body, status, content_type="application/json")
+
+
+def require_list_endpoints() -> None:
+    """Lists tell a stranger what others have stored: they are served only where that was switched on.
+
+    Raises:
+        InvalidRequest: they are off, so the method is unknown here, as it is at OpenAI.
+    """
+    if not this_gateway().config.list_endpoints:
+        request = this_request()
+        where = f"{request.method} {request.path}"
+        raise InvalidRequest(f"Invalid method for URL ({where})", status=405, headers={"allow": "POST"})

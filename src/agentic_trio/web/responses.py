@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from quart import Blueprint, Response
 from quart.wrappers.response import ResponseBody
 
-from agentic_trio.web.queries import page_query
+from agentic_trio.web.queries import metadata_filter, page_query
 from agentic_trio.web.relay import relay
-from agentic_trio.web.request import json_response, this_gateway, this_request
+from agentic_trio.web.request import json_response, require_list_endpoints, this_gateway, this_request
 from agentic_trio.wire import sse
 from agentic_trio.wire.requests import route
 
@@ -42,6 +42,16 @@ async def _turn(request: GatewayRequest, body: bytes) -> Response:
     request.nursery.start_soon(gateway.run, turn)
     await turn.wait_head()
     return event_stream(turn.log)
+
+
+@routes.get("/v1/responses")
+async def list_responses() -> Response:
+    """List responses, where that is allowed."""
+    require_list_endpoints()
+    owner, model = this_request().context.owner, this_request().args.get("model")
+    return json_response(
+        await this_gateway().responses.page(owner, page_query(), model=model, metadata=metadata_filter())
+    )
 
 
 @routes.get("/v1/responses/<id>")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
 from agentic_trio.wire.dialect import JsonObject, encode, normal_part
@@ -55,7 +57,21 @@ class InputItem:
     call_id: str | None = None
 
 
-def parse_input(value: Any, mint: MintId) -> list[InputItem]:
+MEMBERS = {
+    "message": frozenset({"id", "type", "role", "content", "status", "phase"}),
+    "function_call": frozenset({"id", "type", "call_id", "name", "arguments", "status", "namespace"}),
+    "function_call_output": frozenset({"id", "type", "call_id", "output", "status"}),
+    "reasoning": frozenset({"id", "type", "summary", "content", "encrypted_content", "status"}),
+    "custom_tool_call": frozenset({"id", "type", "call_id", "name", "input", "status", "namespace"}),
+    "custom_tool_call_output": frozenset({"id", "type", "call_id", "output", "status"}),
+    "item_reference": frozenset({"id", "type"}),
+}
+"""Item type -> the members that OpenAI knows; others are refused where parameters are strict."""
+
+AGENT_MEMBERS = frozenset({"internal_chat_message_metadata_passthrough"})
+
+
+def parse_input(value: Any, mint: MintId, *, strict: bool = False) -> list[InputItem]:
     """The items of a request's ``input``: a string is one user message.
 
     Raises:
@@ -65,15 +81,15 @@ def parse_input(value: Any, mint: MintId) -> list[InputItem]:
         return [_message({"role": "user", "content": value}, "input[0]", mint)] if value else []
     if not isinstance(value, list):
         raise checks.invalid_type("input", "one of a string or array of input items", value)
-    return parse_items(value, "input", mint)
+    return parse_items(value, "input", mint, strict=strict)
 
 
-def parse_items(values: Sequence[Any], path: str, mint: MintId) -> list[InputItem]:
+def parse_items(values: Sequence[Any], path: str, mint: MintId, *, strict: bool = False) -> list[InputItem]:
     """The items of a list, checked and normalised. Raises InvalidRequest."""
-    return [_item(value, f"{path}[{index}]", mint) for index, value in enumerate(values)]
+    return [_item(value, f"{path}[{index}]", mint, strict) for index, value in enumerate(values)]
 
 
-def _item(value: Any, path: str, mint: MintId) -> InputItem:
+def _item(value: Any, path: str, mint: MintId, strict: bool) -> InputItem:
     if not isinstance(value, dict):
         raise checks.invalid_type(path, "an input item", value)
     members = {name: member for name, member in value.items() if member is not None}
@@ -82,6 +98,9 @@ def _item(value: Any, path: str, mint: MintId) -> InputItem:
         type = "item_reference" if "id" in members and "role" not in members else "message"
     elif not isinstance(type, str):
         raise checks.invalid_type(f"{path}.type", "a string", type)
+    if strict and type in MEMBERS:
+        for name in members.keys() - MEMBERS[type] - AGENT_MEMBERS:
+            raise checks.unknown_parameter(f"{path}.{name}")
     _check_id(members.get("id"), type, path)
     if type == "message":
         return _message(members, path, mint)
@@ -236,3 +255,43 @@ def opened_calls(items: Iterable[JsonObject]) -> frozenset[str]:
         for item in items
         if item.get("type") in CALLS and isinstance(item.get("call_id"), str)
     )
+
+
+KEPT_SHARE = 0.75
+"""How much of a context that was too long is tried next, by its bytes."""
+
+
+def without_oldest(items: Sequence[bytes]) -> list[bytes]:
+    """A context that was too long, without its oldest items, nor the outputs whose calls went with them.
+
+    Args:
+        items: stored items, oldest first.
+
+    Returns:
+        Fewer items; none if there is nothing left to drop.
+    """
+    keep = sum(map(len, items)) * KEPT_SHARE
+    first = len(items) - 1
+    size = len(items[first])
+    while first > 1 and size + len(items[first - 1]) <= keep:
+        first -= 1
+        size += len(items[first])
+    called: set[str | None] = set()
+    kept = []
+    for data in items[max(first, 1) :]:
+        item = decode_kind(data)
+        if item.type in CALLS:
+            called.add(item.call_id)
+        if item.type not in OUTPUTS or item.call_id in called:
+            kept.append(data)
+    return kept
+
+
+class ItemKind(msgspec.Struct, gc=False):
+    """What of a stored item decides how it pairs with others."""
+
+    type: str = ""
+    call_id: str | None = None
+
+
+decode_kind = msgspec.json.Decoder(ItemKind).decode

@@ -6,6 +6,7 @@ text. Only the members that something here depends on are looked into.
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,29 @@ ECHO_DEFAULTS: Members = {
 """The members of a Response object that repeat the request, and what they are where it is silent."""
 
 
+OTHER_FIELDS = frozenset(
+    {
+        "model",
+        "input",
+        "conversation",
+        "background_options",
+        "prompt",
+        "prompt_cache_options",
+        "moderation",
+        "context_management",
+        "image",
+        "access_programs",
+        "personality",
+    }
+)
+"""The members that OpenAI knows beside ``FIELDS``."""
+
+AGENT_FIELDS = frozenset({"client_metadata", "internal_chat_message_metadata_passthrough"})
+"""What OpenAI's own agents send and its API takes without documenting it."""
+
+KNOWN_FIELDS = FIELDS.keys() | OTHER_FIELDS | AGENT_FIELDS
+
+
 class Routing(msgspec.Struct, gc=False):
     """What decides which way a request goes."""
 
@@ -114,6 +138,7 @@ class Routing(msgspec.Struct, gc=False):
     conversation: Any = None
     conversation_id: Any = None
     background: Any = None
+    input: msgspec.Raw = msgspec.Raw(b"")
 
     @property
     def relayed(self) -> bool:
@@ -124,6 +149,7 @@ class Routing(msgspec.Struct, gc=False):
             and self.conversation is None
             and self.conversation_id is None
             and self.background is not True
+            and b'"item_reference"' not in bytes(self.input)
         )
 
 
@@ -274,12 +300,13 @@ def parse_object(body: bytes) -> JsonObject:
     return {name: decode_value(text) for name, text in _members(body).items()} if body.strip() else {}
 
 
-def parse_create_response(body: bytes, mint: MintId) -> CreateResponse:
+def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) -> CreateResponse:
     """Check a request that is served here, in OpenAI's order.
 
     Args:
         body: the request's bytes.
         mint: makes ids for the items that have none.
+        strict: refuse members that OpenAI doesn't know; otherwise they go upstream.
 
     Raises:
         InvalidRequest: in the words of OpenAI's API.
@@ -291,7 +318,9 @@ def parse_create_response(body: bytes, mint: MintId) -> CreateResponse:
         and not {"previous_response_id", "conversation", "conversation_id"} & members.keys()
     ):
         raise _no_input(members)
-    items = parse_input(decode_value(members["input"]), mint) if "input" in members else []
+    if strict:
+        _refuse_unknown(members)
+    items = parse_input(decode_value(members["input"]), mint, strict=strict) if "input" in members else []
     value = partial(check_member, members=members)
     for name in FIELDS:
         if name in members:
@@ -319,6 +348,13 @@ def parse_create_response(body: bytes, mint: MintId) -> CreateResponse:
         previous_response_id=previous,
         conversation=conversation,
     )
+
+
+def _refuse_unknown(members: Members) -> None:
+    for name in members:
+        if name not in KNOWN_FIELDS:
+            near = difflib.get_close_matches(name, KNOWN_FIELDS, n=1, cutoff=0.7)
+            raise checks.unknown_parameter(name, f" Did you mean '{near[0]}'?" if near else "")
 
 
 def nothing_to_answer() -> InvalidRequest:
