@@ -1,6 +1,7 @@
 """What both connection classes do alike."""
 
 import json
+import logging
 
 import h11
 import pytest
@@ -175,3 +176,17 @@ async def test_server_names_are_enforced(server: Server, app: App) -> None:
     client = await server.connect()
     assert (await client.request(GET.replace(b"Host: x", b"Host: good"))).status == 200
     assert (await client.request(GET)).status == 404
+
+
+@pytest.mark.parametrize(("path", "status"), [("/scope", "200"), ("/fail", "500"), ("/stop-early", "-")])
+async def test_access_log_has_the_status(ours: Server, app: App, path: str, status: str) -> None:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.Logger("access")
+    logger.addHandler(handler)
+    await ours.start(app, accesslog=logger, access_log_format="%(m)s %(U)s %(s)s")
+    client = await ours.connect()
+    await client.send(GET.replace(b"/scope", path.encode()).replace(b"x\r\n", b"x\r\nConnection: close\r\n"))
+    await client.read_to_close()
+    assert lines == [f"GET {path} {status}"]

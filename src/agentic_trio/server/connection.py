@@ -136,8 +136,8 @@ class HTTPConnection:
             # Neither length nor last chunk: the client sees that the body is cut short.
             if exchange.response.ends_at_close:
                 reset_on_close(self.stream)
-        else:
-            raise exchange.refusal or RequestRefused(500, "The server had an error.")
+        elif exchange.refusal is not None:
+            raise exchange.refusal
         return False
 
     def may_keep_alive(self) -> bool:

@@ -35,6 +35,11 @@ class Exchange:
 
     There is no reading task: ``receive`` reads the socket, so a disconnect is seen by an
     app that waits for one, and a body is never read ahead of the app.
+
+    Attributes:
+        finished: The whole response was sent.
+        gone: The client closed, or can't be written to.
+        refusal: What to answer instead of a response that never began.
     """
 
     def __init__(self, connection: "HTTPConnection", head: RequestHead) -> None:
@@ -67,10 +72,19 @@ class Exchange:
         else:
             if not self.finished and not self.gone and self.refusal is None:
                 await connection.config.log.error("The ASGI app returned without a complete response")
+        if not self.response.head_sent and not self.gone and self.refusal is None:
+            self.refusal = RequestRefused(500, "The server had an error.")
         if connection.config.accesslog is not None:
-            response = {"status": self.response.status, "headers": self.response.headers}
-            summary = cast("ResponseSummary", response) if self.finished else None
-            await connection.config.log.access(scope, cast("ResponseSummary", summary), time() - started)
+            summary = cast("ResponseSummary", self._summary())
+            await connection.config.log.access(scope, summary, time() - started)
+
+    def _summary(self) -> dict[str, Any] | None:
+        """The response for the access log; None if the client didn't get one, or not all of it."""
+        if self.finished:
+            return {"status": self.response.status, "headers": self.response.headers}
+        if self.refusal is not None and not self.response.head_sent and not self.gone:
+            return {"status": self.refusal.status, "headers": []}
+        return None
 
     async def _app_failed(self, error: Exception | BaseExceptionGroup) -> None:
         errors: BaseException | None = error
