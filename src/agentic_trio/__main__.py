@@ -76,6 +76,17 @@ def parser() -> argparse.ArgumentParser:
     option("--turn-timeout", "turn_timeout", "seconds that a turn may take", type=float)
     option("--idle-timeout", "idle_timeout", "seconds that the model server may be silent", type=float)
     option("--max-request-body-size-bytes", "max_request_body_size", "larger bodies are refused", type=int)
+    option(
+        "--on-disconnect",
+        "on_disconnect",
+        "what becomes of a turn whose client leaves",
+        choices=("cancel", "finish"),
+    )
+    option("--upstream-retries", "upstream_retries", "tries after a failure before any output", type=int)
+    option("--max-concurrent-requests", "max_concurrent_requests", "more get 429", type=int)
+    option("--max-background", "max_background", "background turns that run at once", type=int)
+    option("--replay-retention", "replay_retention", "seconds that an ended stream can be read", type=float)
+    option("--keep-alive-interval", "keep_alive_interval", "seconds of silence before a comment", type=float)
     option("--conversation-wait", "conversation_wait", "seconds to wait for a busy conversation", type=float)
     switch = argparse.BooleanOptionalAction
     option("--strict-parameters", "strict_parameters", "refuse unknown members of a request", action=switch)

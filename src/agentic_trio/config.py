@@ -46,6 +46,12 @@ class Config:
         idle_timeout: how long the model server may be silent, before its headers or between two reads.
         write_timeout: how long a client may take nothing of what it is sent.
         max_connections: how many clients may be connected at once.
+        on_disconnect: what becomes of a turn whose client leaves: ``cancel`` it, or ``finish`` it.
+        upstream_retries: how often a call is tried again that failed before anything was generated.
+        max_concurrent_requests: how many requests may be at the model server at once; more get 429.
+        max_background: how many background turns run at once; the others are queued.
+        replay_retention: how long the stream of an ended turn can be read again; 0 keeps none.
+        keep_alive_interval: a stream that is silent for so long gets a comment, so that no proxy cuts it.
         conversation_wait: how long a request waits for its turn in a busy conversation; 0 refuses at once.
         strict_parameters: refuse unknown members of a request, as OpenAI does, rather than send them on.
         list_endpoints: serve ``GET /v1/responses`` and ``GET /v1/conversations``, which OpenAI has not.
@@ -69,6 +75,12 @@ class Config:
     idle_timeout: float = 600.0
     write_timeout: float = 30.0
     max_connections: int = 10_000
+    on_disconnect: Literal["cancel", "finish"] = "cancel"
+    upstream_retries: int = 0
+    max_concurrent_requests: int = 1000
+    max_background: int = 100
+    replay_retention: float = 86_400.0
+    keep_alive_interval: float = 15.0
     conversation_wait: float = 0.0
     strict_parameters: bool = False
     list_endpoints: bool = False
@@ -83,6 +95,8 @@ class Config:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
         if self.client_auth not in ("forward", "replace"):
             raise ConfigError(f"client_auth must be forward or replace, not {self.client_auth!r}")
+        if self.on_disconnect not in ("cancel", "finish"):
+            raise ConfigError(f"on_disconnect must be cancel or finish, not {self.on_disconnect!r}")
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
         if self.openai_api_key is not None and not _is_header_value(self.openai_api_key):
@@ -129,8 +143,11 @@ _POSITIVE = (
     "idle_timeout",
     "write_timeout",
     "max_connections",
+    "max_concurrent_requests",
+    "max_background",
+    "keep_alive_interval",
 )
-_NOT_NEGATIVE = ("graceful_timeout", "conversation_wait")
+_NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")
 FIELD_NAMES = frozenset(each.name for each in fields(Config))
 
 

@@ -41,6 +41,18 @@ class EventLog:
             self._forget()
         self._readers.unpark_all()
 
+    @classmethod
+    def of(cls, events: Sequence[bytes]) -> EventLog:
+        """The closed log of a turn that has ended."""
+        log = cls()
+        log._events = list(events)
+        log.close()
+        return log
+
+    def whole(self) -> Sequence[bytes] | None:
+        """All events so far, or None if some had to be dropped."""
+        return None if self._first else tuple(self._events)
+
     def close(self) -> None:
         """No more events will come."""
         self._closed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from agentic_trio.admission import Admission
 from agentic_trio.context import RequestContext, bearer
-from agentic_trio.errors import ServiceUnavailable
 from agentic_trio.holds import Holds
 from agentic_trio.nurseries import open_inner_nursery
-from agentic_trio.state import Conversations, Responses, state_errors
+from agentic_trio.responses import Responses
+from agentic_trio.state import Conversations, state_errors
+from agentic_trio.store.base import StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
-from agentic_trio.turn import Services, Turn
+from agentic_trio.turn import Services
+from agentic_trio.turns import Turns
+from agentic_trio.unrecorded import Unrecorded
 from agentic_trio.upstream.client import open_upstream
 from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.ids import mint_id
-from agentic_trio.wire.requests import parse_create_response
 from agentic_trio.wire.response import crashed
 
 if TYPE_CHECKING:
@@ -28,6 +32,13 @@ if TYPE_CHECKING:
     from agentic_trio.config import Config
 
 JsonObject = dict[str, Any]
+
+logger = logging.getLogger("agentic_trio")
+
+PRUNE_INTERVAL = 3600.0
+
+KEY_WAIT = 30.0
+"""Seconds that a repeated request waits while the first one with its key is being looked up."""
 
 
 class Gateway:
@@ -40,6 +51,9 @@ class Gateway:
     Attributes:
         config: what it was opened with.
         upstream: the model server.
+        admission: the bound on requests at the model server.
+        turns: those that run, and new ones.
+        keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
     """
@@ -47,42 +61,48 @@ class Gateway:
     def __init__(self, services: Services, service: trio.Nursery) -> None:
         self.config = services.config
         self.upstream = services.upstream
-        self.responses = Responses(services.store)
+        self.admission = Admission(services.config.max_concurrent_requests)
+        self.turns = Turns(services, service)
+        self.keys = Holds(KEY_WAIT)
+        self.responses = Responses(services.store, services.unrecorded, self.turns)
         self.conversations = Conversations(services.store, services.holds, services.mint, services.now)
         self._services = services
-        self._service = service
-        self._turns: set[Turn] = set()
-        self._closing = False
 
     async def create_response(self, request: JsonObject) -> JsonObject:
         """Create a response, as ``POST /v1/responses`` does, and answer the Response object.
 
         Cancellation: the upstream call is closed, and the turn is recorded as ``cancelled``.
         """
-        turn = self.new_turn(msgspec.json.encode({**request, "stream": False}), self.own_context())
-        await self.run(turn)
+        body = msgspec.json.encode({**request, "stream": False})
+        turn = self.turns.new(body, self.own_context())
+        if turn.call.background:
+            self.turns.start(turn)
+            await turn.wait_head()
+            return decode_object(turn.snapshot())
+        await self.turns.run(turn)
         return decode_object(turn.result())
 
     @asynccontextmanager
     async def stream_response(self, request: JsonObject) -> AsyncIterator[AsyncIterator[JsonObject]]:
         """Create a response and follow its events inside the block.
 
-        Leaving the block early cancels the turn, which is recorded with the output that had arrived.
+        Leaving the block early cancels the turn, which is recorded with the output that had arrived;
+        one with ``background`` goes on.
 
         Raises:
             GatewayError: the request was refused, by the gateway or by the model server.
 
         Cancellation: as leaving early.
         """
-        turn = self.new_turn(msgspec.json.encode({**request, "stream": True}), self.own_context())
-        self._service.start_soon(self.run, turn)
+        turn = self.turns.new(msgspec.json.encode({**request, "stream": True}), self.own_context())
+        self.turns.start(turn)
         try:
             await turn.wait_head()
             yield turn.events()
         finally:
-            turn.cancel()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + self.config.commit_timeout):
-                await turn.wait_ended()
+            if not turn.call.background:
+                turn.cancel()
+                await self.turns.wait_ended([turn])
 
     async def create_conversation(
         self, *, items: list[JsonObject] | None = None, metadata: dict[str, str] | None = None
@@ -106,40 +126,11 @@ class Gateway:
         """The context of the program that embeds the gateway."""
         return RequestContext(authorization=bearer(self.config.openai_api_key))
 
-    def new_turn(self, body: bytes, context: RequestContext) -> Turn:
-        """A turn for a request's body, not yet running.
-
-        Raises:
-            InvalidRequest: the body is not a right one.
-        """
-        call = parse_create_response(body, self._services.mint, strict=self.config.strict_parameters)
-        return Turn(call, context, self._services)
-
-    async def run(self, turn: Turn) -> None:
-        """Run a turn in the caller's task, so that it ends when ``close`` is called. See ``Turn.run``."""
-        if self._closing:
-            turn.cancel(_shutting_down())
-        self._turns.add(turn)
-        try:
-            await turn.run()
-        finally:
-            self._turns.discard(turn)
-
-    def close(self) -> None:
-        """End the turns that still run; each is recorded as ``cancelled`` and tells its readers why."""
-        self._closing = True
-        for turn in list(self._turns):
-            turn.cancel(_shutting_down())
-
     async def probe(self) -> None:
         """Ask the model server and the store whether they work. Raises GatewayError."""
         with state_errors():
             await self._services.store.probe()
         await self.upstream.probe(self.own_context())
-
-
-def _shutting_down() -> ServiceUnavailable:
-    return ServiceUnavailable("The server is shutting down.")
 
 
 @asynccontextmanager
@@ -151,12 +142,37 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
 
     Cancellation: turns are ended and recorded before the store closes.
     """
-    async with open_sqlite_store(config.database_path) as store, open_upstream(config) as upstream:
+    async with (
+        open_sqlite_store(config.database_path) as store,
+        open_upstream(config) as upstream,
+        open_inner_nursery() as service,
+    ):
         await store.recover(crashed)
-        services = Services(config, store, upstream, Holds(config.conversation_wait), mint_id, time.time)
-        async with open_inner_nursery() as service:
-            gateway = Gateway(services, service)
-            try:
-                yield gateway
-            finally:
-                gateway.close()
+        services = Services(
+            config=config,
+            store=store,
+            upstream=upstream,
+            holds=Holds(config.conversation_wait),
+            unrecorded=Unrecorded(store),
+            background=trio.CapacityLimiter(config.max_background),
+            mint=mint_id,
+            now=time.time,
+        )
+        gateway = Gateway(services, service)
+        service.start_soon(services.unrecorded.run)
+        service.start_soon(prune_streams, services)
+        try:
+            yield gateway
+        finally:
+            await gateway.turns.close()
+            service.cancel_scope.cancel()
+
+
+async def prune_streams(services: Services) -> None:
+    """Forget, now and then, the streams of turns that ended too long ago to be read again."""
+    while True:
+        try:
+            await services.store.prune_events(int(services.now() - services.config.replay_retention))
+        except StoreError:
+            logger.exception("old streams could not be pruned")
+        await trio.sleep(PRUNE_INTERVAL)

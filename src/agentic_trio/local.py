@@ -12,6 +12,7 @@ and imports nothing of the gateway, so that the child doesn't load the gateway t
 import fcntl
 import http.client
 import importlib.util
+import json
 import logging
 import os
 import signal
@@ -135,9 +136,9 @@ Your name is Maria.
 # A role of its own for a system message or a tool's result sets the model off; both are
 # read as things that were said. A tool call has no text, and its content may be null.
 _CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    + _EXAMPLES
-    + """\
+    "{{- bos_token -}}{{- "
+    + json.dumps(_EXAMPLES)  # A string of the template's own: text before a tag would lose its last newline.
+    + """ -}}
 {%- for message in messages -%}
 {%- set content = message['content'] -%}
 {{- 'Assistant:\\n' if message['role'] == 'assistant' else 'User:\\n' -}}

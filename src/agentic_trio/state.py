@@ -1,4 +1,4 @@
-"""What is kept, read and changed outside of turns: responses, conversations and their items.
+"""What is kept, read and changed outside of turns: conversations and their items.
 
 Everything is JSON text in and out. Cancellation, for every change: it has then happened wholly or
 not at all.
@@ -31,7 +31,6 @@ from agentic_trio.wire.conversations import (
     removal_effect,
 )
 from agentic_trio.wire.items import InputItem, decode_kind
-from agentic_trio.wire.response import with_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,41 +40,6 @@ if TYPE_CHECKING:
     from agentic_trio.wire.ids import MintId
 
 logger = logging.getLogger("agentic_trio")
-
-
-class Responses:
-    """Stored responses, by owner."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def read(self, owner: str, id: str) -> bytes:
-        """The Response object, as it was answered first."""
-        with state_errors():
-            stored = await self._store.response(owner, id)
-        return with_output(stored.body, stored.output)
-
-    async def delete(self, owner: str, id: str) -> bytes:
-        """Forget a response; those that continue it are untouched."""
-        with state_errors():
-            await self._store.delete_response(owner, id)
-        return deleted_body(id, "response")
-
-    async def input_items(self, owner: str, id: str, query: PageQuery) -> bytes:
-        """All that the model was given for a response."""
-        with state_errors(query):
-            return _page(await self._store.response_input(owner, id, query))
-
-    async def page(
-        self, owner: str, query: PageQuery, *, model: str | None, metadata: dict[str, str]
-    ) -> bytes:
-        """The owner's responses, by creation."""
-        with state_errors(query):
-            found, has_more = await self._store.list_responses(
-                owner, query, model=model, metadata=metadata or None
-            )
-        bodies = [(each.id, with_output(each.body, each.output)) for each in found]
-        return list_body(bodies, has_more=has_more)
 
 
 class Conversations:
@@ -121,7 +85,7 @@ class Conversations:
 
     async def items(self, owner: str, id: str, query: PageQuery) -> bytes:
         with state_errors(query):
-            return _page(await self._store.conversation_items(owner, id, query))
+            return page_body(await self._store.conversation_items(owner, id, query))
 
     async def item(self, owner: str, id: str, item: str) -> bytes:
         with state_errors():
@@ -179,19 +143,27 @@ _NOT_FOUND = {
 
 
 @contextmanager
+def storage_errors() -> Iterator[None]:
+    """The store's own failures, as a client is told of them."""
+    try:
+        yield
+    except StoreError as error:
+        logger.exception("the store failed")
+        raise ServiceUnavailable("The store can't be used right now.") from error
+
+
+@contextmanager
 def state_errors(query: PageQuery | None = None) -> Iterator[None]:
     """The store's failures as a client is told of them."""
     try:
-        yield
+        with storage_errors():
+            yield
     except Missing as missing:
         raise _missing(missing, query) from None
     except NotEnded:
         raise InvalidRequest("Cannot delete an in-flight response.") from None
     except ItemAlreadyInConversation:
         raise item_already_in_conversation("items") from None
-    except StoreError as error:
-        logger.exception("the store failed")
-        raise ServiceUnavailable("The store can't be used right now.") from error
 
 
 def _missing(missing: Missing, query: PageQuery | None) -> GatewayError:
@@ -205,7 +177,7 @@ def _stored(items: Sequence[InputItem]) -> list[Item]:
     return [Item(item.id, item.data, issued=not item.named) for item in items]
 
 
-def _page(page: Page) -> bytes:
+def page_body(page: Page) -> bytes:
     return list_body([(item.id, item.data) for item in page.items], has_more=page.has_more)
 
 

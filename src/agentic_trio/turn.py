@@ -31,7 +31,7 @@ from agentic_trio.wire.accumulator import Accumulator
 from agentic_trio.wire.dialect import JsonObject, decode_object
 from agentic_trio.wire.items import InputItem, opened_calls, pair_calls, refuse_dangling, without_oldest
 from agentic_trio.wire.requests import nothing_to_answer
-from agentic_trio.wire.response import Snapshot
+from agentic_trio.wire.response import Snapshot, with_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from agentic_trio.context import RequestContext
     from agentic_trio.holds import Holds
     from agentic_trio.store.base import Store
+    from agentic_trio.unrecorded import Unrecorded
     from agentic_trio.upstream.client import Answer, Upstream
     from agentic_trio.wire.ids import MintId
     from agentic_trio.wire.requests import CreateResponse
@@ -50,6 +51,12 @@ LINGER = 1.0
 """Seconds that the upstream is given to end its body after the terminal event, so that its connection
 can be used again."""
 
+RETRIED = frozenset({429, 500, 502, 503, 504})
+"""The refusals that another try may get past."""
+
+FIRST_RETRY_DELAY = 0.25
+LONGEST_RETRY_DELAY = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -59,6 +66,8 @@ class Services:
     store: Store
     upstream: Upstream
     holds: Holds
+    unrecorded: Unrecorded
+    background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
 
@@ -68,24 +77,37 @@ class Turn:
 
     Attributes:
         id: the response's id.
+        owner: whose it is.
         log: its events, if it is streamed.
+        fingerprint: tells a repeat of its request from another request; None if it can't be repeated.
     """
 
-    def __init__(self, call: CreateResponse, context: RequestContext, services: Services) -> None:
+    def __init__(
+        self,
+        call: CreateResponse,
+        context: RequestContext,
+        services: Services,
+        *,
+        id: str | None = None,
+        fingerprint: bytes | None = None,
+    ) -> None:
         self.call = call
+        self.id = id or services.mint("resp")
+        self.owner = context.owner
         self.log = EventLog()
+        self.fingerprint = fingerprint
         self._context = context
         self._services = services
         self._history = History()
         self._input: list[InputItem] = []
         self._waiting_calls: frozenset[str] = frozenset()
         self._created_at = int(services.now())
-        self.id = services.mint("resp")
-        self._response = Accumulator(
-            Snapshot(self.id, self._created_at, call.echo()), services.mint, services.now
-        )
+        snapshot = Snapshot(self.id, self._created_at, call.echo())
+        self._response = Accumulator(snapshot, services.mint, services.now)
         self._scope = trio.CancelScope()
+        self._told_to_end = False
         self._reason: GatewayError | None = None
+        self._announced = False
         self._called = False
         self._accepted = False
         self._head = trio.Event()
@@ -94,10 +116,10 @@ class Turn:
         self._refusal: GatewayError | None = None
 
     async def wait_head(self) -> None:
-        """Wait until the upstream has taken the request, and the log holds the first events.
+        """Wait until the request is taken, by the upstream or, in the background, by us.
 
         Raises:
-            GatewayError: it was refused, so there are no events.
+            GatewayError: it was refused, so there is no response.
         """
         await self._head.wait()
         if self._refusal is not None:
@@ -107,15 +129,24 @@ class Turn:
         """Wait until the turn is recorded, if it leaves a record, and its log closed."""
         await self._ended.wait()
 
+    @property
+    def announced(self) -> bool:
+        """Whether its id may be known to a client."""
+        return self._head.is_set() and self._refusal is None
+
     def result(self) -> bytes:
         """The Response object, once ``run`` has returned.
 
         Raises:
             GatewayError: there is none.
         """
-        if self._error is not None:
+        if self._error is not None and not self.announced:
             raise self._error
         return self._response.response()
+
+    def snapshot(self) -> bytes:
+        """The Response object while the turn is running: what is done shows when it has ended."""
+        return with_output(self._response.snapshot.body(), ())
 
     def events(self) -> TurnEvents:
         """The events as objects, from the first on, until the turn has ended."""
@@ -123,6 +154,7 @@ class Turn:
 
     def cancel(self, reason: GatewayError | None = None) -> None:
         """End the turn now, from outside of its owner. ``reason`` is what its readers are told."""
+        self._told_to_end = True
         self._reason = reason
         self._scope.cancel()
 
@@ -137,7 +169,7 @@ class Turn:
             if conversation is None or not self.call.store:
                 await self._run()
             else:
-                async with self._services.holds.hold(self._context.owner, conversation):
+                async with self._services.holds.hold(self.owner, conversation):
                     await self._run()
         except InvalidRequest as locked:
             self._error = locked
@@ -149,13 +181,11 @@ class Turn:
             self._ended.set()
 
     async def _run(self) -> None:
-        timeout = self._services.config.turn_timeout
-        self._scope.deadline = trio.current_time() + timeout
         try:
             with self._scope, state_errors():
-                await self._infer()
+                await self._work()
             if self._scope.cancelled_caught:
-                self._cancelled(self._reason or TurnTimeout(f"The turn took longer than {timeout:g} s."))
+                self._cancelled(self._reason if self._told_to_end else self._too_long())
         except trio.Cancelled:
             self._cancelled(None)
             raise
@@ -168,25 +198,37 @@ class Turn:
         finally:
             await self._end()
 
-    async def _infer(self) -> None:
+    async def _work(self) -> None:
         await self._prepare()
-        items = [*self._history.items, *(item.data for item in self._input)]
+        if not self.call.background:
+            await self._infer()
+            return
+        events = self._response.queue()
+        await self._announce(events)
+        async with self._services.background:
+            self._log(self._response.begin())
+            await self._infer()
+
+    async def _infer(self) -> None:
+        """Call the upstream, again where that was asked for and nothing has been generated."""
+        self._scope.deadline = trio.current_time() + self._services.config.turn_timeout
         self._called = True
+        attempts = Attempts(
+            [*self._history.items, *(item.data for item in self._input)],
+            retries=self._services.config.upstream_retries,
+            truncates=self.call.truncates,
+        )
         while True:
-            body = self.call.upstream_body(items, stream=self.call.stream)
+            body = self.call.upstream_body(attempts.items, stream=self.call.stream)
             try:
                 async with self._services.upstream.stream(body, self._context) as answer:
                     self._accepted = True
                     await self._take(answer)
+                    return
             except UpstreamError as error:
-                if self._accepted or not self.call.truncates or error.code != "context_length_exceeded":
+                if self._accepted:
                     raise
-                shorter = without_oldest(items)
-                if not shorter:
-                    raise
-                items = shorter
-            else:
-                return
+                await attempts.after(error)
 
     async def _take(self, answer: Answer) -> None:
         if self.call.stream:
@@ -198,17 +240,20 @@ class Turn:
         """Turn the upstream's stream into the log's events."""
         if not (answer.header(b"content-type") or "").startswith("text/event-stream"):
             raise UpstreamError("The model server did not answer with an event stream.")
-        await self._announce()
-        self.log.extend(self._response.begin())
-        self._head.set()
+        if not self._announced:
+            await self._announce(self._response.begin())
         with trio.CancelScope() as lingering:
             async for chunk in answer.chunks:
                 if self._response.ended:
                     continue
-                self.log.extend(self._response.receive(chunk))
+                self._log(self._response.receive(chunk))
                 if self._response.ended:
                     lingering.deadline = trio.current_time() + LINGER
-        self.log.extend(self._response.end_of_stream())
+        self._log(self._response.end_of_stream())
+
+    def _log(self, events: Sequence[bytes]) -> None:
+        if self.call.stream:
+            self.log.extend(events)
 
     async def _prepare(self) -> None:
         """Read the history and settle the input, or refuse."""
@@ -250,23 +295,26 @@ class Turn:
         found = await store.find_items(owner, references)
         return [resolved(item, found) if item.type == "item_reference" else item for item in items]
 
-    async def _announce(self) -> None:
-        """Put the turn on disk before its id leaves, so that a crash can't make it unknown."""
-        if not self.call.store:
-            return
-        await self._services.store.announce(
-            Announcement(
-                owner=self._context.owner,
-                id=self.id,
-                created_at=self._created_at,
-                status=self._response.snapshot.status,
-                base=self._history.base,
-                conversation=self.call.conversation,
-                input=self._stored_input(),
-                open_calls=self._waiting_calls,
-                body=self._response.snapshot.body(),
+    async def _announce(self, events: Sequence[bytes]) -> None:
+        """Put the turn on disk, so that a crash can't make its id unknown; then let the id leave."""
+        if self.call.store:
+            await self._services.store.announce(
+                Announcement(
+                    owner=self.owner,
+                    id=self.id,
+                    created_at=self._created_at,
+                    status=self._response.snapshot.status,
+                    base=self._history.base,
+                    conversation=self.call.conversation,
+                    input=self._stored_input(),
+                    open_calls=self._waiting_calls,
+                    body=self._response.snapshot.body(),
+                    fingerprint=self.fingerprint,
+                )
             )
-        )
+        self._announced = True
+        self._log(events)
+        self._head.set()
 
     def _stored_input(self) -> list[Item]:
         return [Item(item.id, item.data, issued=not item.named) for item in self._input]
@@ -277,52 +325,97 @@ class Turn:
             self._error = reason or ServiceUnavailable("The turn was cancelled.")
             self._response.cancel(reason)
 
+    def _too_long(self) -> TurnTimeout:
+        return TurnTimeout(f"The turn took longer than {self._services.config.turn_timeout:g} s.")
+
     def _failed(self, error: GatewayError) -> None:
         self._error = error
         self._response.fail(error)
 
     async def _end(self) -> None:
         """Commit how the turn ended, and only then let anyone see it."""
-        told = False
-        try:
-            told = not self._leaves_a_row() or await self._commit()
-        finally:
-            if told and self._head.is_set():
-                self.log.extend(self._response.terminal_events())
+        last = self._last_events()
+        if self._leaves_a_row():
+            with trio.CancelScope(shield=True, deadline=self._commit_deadline()) as bound:
+                last = await self._commit(last)
+            if bound.cancelled_caught:
+                # It may be on disk or not: nobody may be told an ending. Those who ask get this one.
+                logger.error("turn %s was not recorded in time", self.id)
+                self._error = ServiceUnavailable("The response was not stored in time.")
+                self._services.unrecorded.keep(self._ending(last))
+                return
+        self.log.extend(last)
+
+    def _last_events(self) -> list[bytes]:
+        return self._response.terminal_events() if self._announced and self.call.stream else []
 
     def _leaves_a_row(self) -> bool:
         """Whether there is anything to record: a refused request has no turn."""
         cancelled = self._response.snapshot.status == "cancelled"
-        return self.call.store and (self._accepted or (self._called and cancelled))
+        return self.call.store and (self._announced or (self._called and (self._accepted or cancelled)))
 
-    async def _commit(self) -> bool:
-        """Record the ending. False if its outcome is unknown: then nobody may be told one."""
-        bound = self._services.config.commit_timeout
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + bound):
-            try:
-                await self._services.store.end(self._ending())
-            except StoreError:
-                logger.exception("turn %s could not be recorded", self.id)
-                self._failed(ServiceUnavailable("The response could not be stored."))
-            return True
-        logger.error("turn %s was not recorded within %g s", self.id, bound)
-        self._error = ServiceUnavailable("The response was not stored in time.")
-        return False
+    def _commit_deadline(self) -> float:
+        return trio.current_time() + self._services.config.commit_timeout
 
-    def _ending(self) -> Ending:
+    async def _commit(self, last: list[bytes]) -> list[bytes]:
+        """Record the ending; answers the events that tell it."""
+        try:
+            await self._services.store.end(self._ending(last))
+        except StoreError:
+            logger.exception("turn %s could not be recorded", self.id)
+            self._failed(ServiceUnavailable("The response could not be stored."))
+            last = self._last_events()
+            if self._announced:
+                self._services.unrecorded.keep(self._ending(last))
+        return last
+
+    def _ending(self, last: list[bytes]) -> Ending:
         response = self._response
+        logged = self.log.whole()
         return Ending(
-            owner=self._context.owner,
+            owner=self.owner,
             id=self.id,
             created_at=self._created_at,
             status=response.snapshot.status,
             base=self._history.base,
             conversation=self.call.conversation,
             input=self._stored_input(),
-            output=[Item(item.id, item.data) for item in response.items],
-            open_calls=self._waiting_calls | opened_calls(item.final or {} for item in response.items),
+            output=[Item(item.id, item.data, partial=item.partial_call) for item in response.items],
+            open_calls=self._waiting_calls
+            | opened_calls(item.final or {} for item in response.items if not item.partial_call),
             body=response.snapshot.body(),
+            fingerprint=self.fingerprint,
+            events=(*logged, *last) if last and logged is not None else (),
         )
+
+
+class Attempts:
+    """The tries of one upstream call, before anything was generated.
+
+    Attributes:
+        items: the context to try with: shorter each time that it was too long.
+    """
+
+    def __init__(self, items: Sequence[bytes], *, retries: int, truncates: bool) -> None:
+        self.items = items
+        self._retries = retries
+        self._truncates = truncates
+        self._delay = FIRST_RETRY_DELAY
+
+    async def after(self, error: UpstreamError) -> None:
+        """Make ready for another try, or raise the refusal."""
+        if error.code == "context_length_exceeded":
+            shorter = without_oldest(self.items) if self._truncates else []
+            if not shorter:
+                raise error
+            self.items = shorter
+            return
+        if self._retries <= 0 or error.status not in RETRIED:
+            raise error
+        self._retries -= 1
+        asked = error.headers.get("retry-after", "")
+        await trio.sleep(min(float(asked) if asked.isdecimal() else self._delay, LONGEST_RETRY_DELAY))
+        self._delay = min(2 * self._delay, LONGEST_RETRY_DELAY)
 
 
 class TurnEvents:

@@ -54,7 +54,8 @@ async def serve(
                 await trio.sleep_forever()
             else:
                 await shutdown_trigger()
-            nursery.start_soon(_end_turns, gateway)
+            gateway.admission.closed = True
+            nursery.start_soon(_end_turns, gateway, trio.current_time() + config.graceful_timeout)
 
         await serve_asgi(
             create_app(gateway),
@@ -65,12 +66,12 @@ async def serve(
             shutdown_trigger=told_to_stop,
             task_status=task_status,
         )
-        nursery.cancel_scope.cancel()
 
 
-async def _end_turns(gateway: Gateway) -> None:
-    await trio.sleep(gateway.config.graceful_timeout)
-    gateway.close()
+async def _end_turns(gateway: Gateway, deadline: float) -> None:
+    """Let turns finish, those in the background included, then end the rest."""
+    await gateway.turns.drain(deadline)
+    gateway.turns.end_all()
 
 
 def hypercorn_config(config: Config) -> HypercornConfig:

@@ -33,7 +33,7 @@ class StoreError(Exception):
 
 
 class ThreadFull(Exception):
-    """A history can't grow beyond 2**24 - 1 positions."""
+    """A history can't grow beyond 2**24 - 1 positions. Nothing was written."""
 
 
 class ItemAlreadyInConversation(Exception):
@@ -70,11 +70,13 @@ class Item:
         id: unique if ``issued``; otherwise only a name that a client chose.
         data: its JSON text, ``id`` included, as it goes upstream and to clients.
         issued: whether this gateway made the id, which is then a reference to this content.
+        partial: cut off while it was being made: part of its response's output, never of a history.
     """
 
     id: str
     data: bytes
     issued: bool = True
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Announcement:
     Attributes:
         body: the response as it is now, without ``output``.
         input: the turn's own input, kept so that a turn which a crash ended can be continued.
+        fingerprint: tells a repeat of the request from another request; None if it can't be repeated.
     """
 
     owner: str
@@ -118,6 +121,7 @@ class Announcement:
     input: Sequence[Item]
     open_calls: frozenset[str]
     body: bytes
+    fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,8 @@ class Ending:
         conversation: id of the conversation that was named, or None.
         open_calls: the calls without an output after input and output were added.
         body: the final response without its ``output``; ``output``'s items follow it in ``output``.
+        fingerprint: as it was announced.
+        events: the turn's whole stream, one element an event, if it can be streamed again.
     """
 
     owner: str
@@ -142,6 +148,8 @@ class Ending:
     output: Sequence[Item]
     open_calls: frozenset[str]
     body: bytes
+    fingerprint: bytes | None = None
+    events: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,7 @@ class StoredResponse:
     status: str
     body: bytes
     output: Sequence[bytes]
+    fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +182,19 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """Which part of a list. ``after`` and ``before`` are item ids; ``limit`` is at least 1."""
+    """Which part of a list.
+
+    An id may occur more than once in a history. Then ``after`` means its last occurrence in the order
+    that is asked for, and ``before`` its first, so that paging by them always gets on and ends; what
+    lies between two occurrences may be passed over.
+
+    Attributes:
+        limit: how many items, at least 1.
+        order: oldest first, or newest first.
+        after: the id of an item; the page holds what follows it in this order.
+        before: the id of an item; the page holds what precedes it in this order. Alone, it asks for the
+            page that ends there, and ``has_more`` says whether there is one before that.
+    """
 
     limit: int = 20
     order: Order = "desc"
@@ -207,6 +228,8 @@ class Store(Protocol):
     async def announce(self, announcement: Announcement) -> None:
         """Record a response that is under way. Survives the process, not the power.
 
+        Announcing it again replaces the announcement; one that has ended is left alone.
+
         Raises:
             Missing: the conversation is gone.
         """
@@ -219,6 +242,9 @@ class Store(Protocol):
         turns that name this conversation, a chain's thread only turns that name none). Otherwise they
         go into a new thread that forks at ``base``. A turn of a conversation that was deleted
         meanwhile forks too. An announced response is replaced; ending one twice changes nothing.
+
+        Raises:
+            ThreadFull: its history is as long as one can be.
         """
 
     async def withdraw(self, owner: str, response: str) -> None:
@@ -226,6 +252,12 @@ class Store(Protocol):
 
     async def response(self, owner: str, id: str) -> StoredResponse:
         """Read a response. One that is under way has no output yet. Raises Missing."""
+
+    async def events(self, owner: str, id: str) -> Sequence[bytes]:
+        """Read an ended turn's stream, event by event; nothing if it is not kept. Raises Missing."""
+
+    async def prune_events(self, before: int) -> int:
+        """Forget the streams of responses created before this Unix time; answers how many."""
 
     async def delete_response(self, owner: str, id: str) -> None:
         """Forget an ended response. Turns that continue it are untouched. Raises Missing, NotEnded."""
@@ -254,7 +286,7 @@ class Store(Protocol):
         """List a conversation's items. Raises Missing, as ``response_input`` does."""
 
     async def conversation_item(self, owner: str, id: str, item: str) -> Item:
-        """Read one item of a conversation. Raises Missing."""
+        """Read one item of a conversation, the newest of several with that id. Raises Missing."""
 
     async def add_items(
         self, owner: str, id: str, items: Sequence[Item], opened: frozenset[str], closed: frozenset[str]
@@ -262,7 +294,7 @@ class Store(Protocol):
         """Append items to a conversation. ``opened`` and ``closed`` are call ids that they leave or answer.
 
         Raises Missing; ItemAlreadyInConversation when an issued id is in it already, and then nothing
-        is added.
+        is added; ThreadFull. An issued id may occur twice among ``items``.
         """
 
     async def delete_item(
@@ -271,11 +303,15 @@ class Store(Protocol):
         """Drop an item from a conversation's later histories; earlier ones still hold it.
 
         ``effect`` is given the item's JSON text and answers the call ids that its going opens and
-        closes. Raises Missing.
+        closes; it may run in another thread. Of several items with that id all go, oldest first, so
+        that it is gone afterwards. Raises Missing.
         """
 
     async def find_items(self, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
-        """Look up issued ids: the JSON text of each that is known. Names that clients chose never are."""
+        """Look up issued ids: the JSON text of each that is known. Names that clients chose never are.
+
+        An item is known as long as any history holds it, whatever response or conversation was deleted.
+        """
 
     async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
         """Which of these item ids a conversation holds now. Raises Missing."""
@@ -288,7 +324,7 @@ class Store(Protocol):
         model: str | None = None,
         metadata: dict[str, str] | None = None,
     ) -> tuple[Sequence[StoredResponse], bool]:
-        """List the owner's responses by creation, and whether there are more.
+        """List the owner's responses in the order they were first recorded, and whether there are more.
 
         ``model`` and ``metadata`` keep those whose body has that model and all of these pairs.
         ``after`` and ``before`` are response ids. Raises Missing for an unknown one.

@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import trio
+
 from agentic_trio.store.base import StoreError
 
 if TYPE_CHECKING:
@@ -38,12 +40,20 @@ def is_database_failure(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and primary_code(error) in REASONS
 
 
-def store_error(error: sqlite3.Error) -> StoreError:
+def store_error(error: Exception) -> StoreError:
     """The same failure without SQL, values or paths, which the original may hold; chained to it."""
-    name: str = getattr(error, "sqlite_errorname", type(error).__name__)
-    failure = StoreError(REASONS.get(primary_code(error), f"the database refused a statement ({name})"))
+    failure = StoreError(_reason(error))
     failure.__cause__ = error
     return failure
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, trio.ClosedResourceError):
+        return "the store is closed"
+    if not isinstance(error, sqlite3.Error):
+        return "the write failed"
+    name: str = getattr(error, "sqlite_errorname", type(error).__name__)
+    return REASONS.get(primary_code(error), f"the database refused a statement ({name})")
 
 
 @contextmanager

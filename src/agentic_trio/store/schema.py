@@ -63,7 +63,15 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             open TEXT,
             pending TEXT,
             body TEXT NOT NULL,
+            fingerprint BLOB,
             UNIQUE (owner, id)
+        ) STRICT
+        """,
+        """
+        CREATE TABLE event (
+            response INTEGER PRIMARY KEY,
+            created_at INTEGER NOT NULL,
+            data BLOB NOT NULL
         ) STRICT
         """,
         "CREATE INDEX response_owner ON response (owner, key)",
@@ -90,7 +98,7 @@ VERSION = len(MIGRATIONS)
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 108
-_EMPTY_LEAF = b"\x0d\x00\x00\x00\x00"
+_LEAF = 0x0D
 
 
 def refuse(path: str, why: str) -> ConfigError:
@@ -146,9 +154,14 @@ def _check_header(path: str) -> None:
 
 
 def _is_empty(path: str, header: bytes) -> bool:
-    """Whether a database holds no table, in its file (the root page of its schema) or in its log."""
-    return header[100:105] == _EMPTY_LEAF and not any(
-        os.path.exists(path + suffix) and os.path.getsize(path + suffix) for suffix in ("-wal", "-journal")
+    """Whether it holds no table: none in its schema's root page, which is at 100, and no log of changes."""
+    return (
+        header[100] == _LEAF
+        and header[103:105] == b"\0\0"
+        and not any(
+            os.path.exists(path + suffix) and os.path.getsize(path + suffix)
+            for suffix in ("-wal", "-journal")
+        )
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -16,7 +16,7 @@ from agentic_trio.store.failures import store_error, translated
 from agentic_trio.store.writer import RunSync, Writer, run_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from agentic_trio.store.base import (
         Announcement,
@@ -69,12 +69,9 @@ class Readers:
         # The limiter admits as many as there are connections, so one is free.
         connection = self._free.pop()
         try:
-            with translated():
-                connection.execute("BEGIN")
+            with translated(), _snapshot(connection):
                 return work(connection)
         finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
             self._free.append(connection)
 
     async def aclose(self) -> None:
@@ -88,6 +85,17 @@ class Readers:
             await self._limiter.acquire_on_behalf_of(token)
         for token in tokens:
             self._limiter.release_on_behalf_of(token)
+
+
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        # A failing disk may have ended the transaction already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 class SqliteStore:
@@ -113,6 +121,12 @@ class SqliteStore:
 
     async def response(self, owner: str, id: str) -> StoredResponse:
         return await self._read(turns.response, owner, id)
+
+    async def events(self, owner: str, id: str) -> Sequence[bytes]:
+        return await self._read(turns.events, owner, id)
+
+    async def prune_events(self, before: int) -> int:
+        return await self.writer.write(lambda db: turns.prune_events(db, before))
 
     async def delete_response(self, owner: str, id: str) -> None:
         await self.writer.write(lambda db: turns.delete_response(db, owner, id))
@@ -207,7 +221,8 @@ class _Database:
             self._stack = stack.pop_all()
 
     def close(self) -> None:
-        with self._stack, translated():
+        # What can't be folded in now stays in the log, and is as safe there.
+        with self._stack, suppress(sqlite3.Error):
             self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 

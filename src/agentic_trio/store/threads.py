@@ -159,8 +159,12 @@ def _insert(connection: sqlite3.Connection, after: Place, items: Sequence[Item])
     _checked(after.position + len(items))
     begin = key(after.thread, after.position)
     connection.executemany(
-        "INSERT INTO entry (key, item, issued, data) VALUES (?, ?, ?, CAST(? AS TEXT))",
-        [(begin + n, item.id, item.issued, item.data) for n, item in enumerate(items, 1)],
+        "INSERT INTO entry (key, item, issued, dropped, data) VALUES (?, ?, ?, ?, CAST(? AS TEXT))",
+        [
+            # What was dropped where it was written is in no history, not even the one that ends there.
+            (begin + n, item.id, item.issued, after.position + n if item.partial else None, item.data)
+            for n, item in enumerate(items, 1)
+        ],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -53,6 +54,7 @@ class _Found(NamedTuple):
     open: bytes | None
     pending: bytes | None
     body: bytes
+    fingerprint: bytes | None
 
     def end(self, id: str) -> Place:
         if self.thread is None or self.last is None:
@@ -65,7 +67,7 @@ class _Found(NamedTuple):
 
 def _find(connection: sqlite3.Connection, owner: str, id: str) -> _Found:
     row = connection.execute(
-        "SELECT thread, base, first, last, conversation, status, open, pending, body"
+        "SELECT thread, base, first, last, conversation, status, open, pending, body, fingerprint"
         " FROM response WHERE owner = ? AND id = ?",
         (owner, id),
     ).fetchone()
@@ -112,7 +114,8 @@ def _history_at(connection: sqlite3.Connection, place: Place, calls: bytes | Non
 def response(connection: sqlite3.Connection, owner: str, id: str) -> StoredResponse:
     """See ``Store.response``."""
     found = _find(connection, owner, id)
-    return StoredResponse(id, found.status.decode(), found.body, _output(connection, found))
+    items = _output(connection, found)
+    return StoredResponse(id, found.status.decode(), found.body, items, found.fingerprint)
 
 
 def _output(connection: sqlite3.Connection, found: _Found) -> Sequence[bytes]:
@@ -152,11 +155,11 @@ def announce(connection: sqlite3.Connection, announcement: Announcement) -> None
     base = announcement.base
     connection.execute(
         "INSERT INTO response (owner, id, thread, base, conversation, status, created_at, open, pending,"
-        " body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT))"
+        " body, fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), ?)"
         " ON CONFLICT (owner, id) DO UPDATE SET"
         " thread = excluded.thread, base = excluded.base, conversation = excluded.conversation,"
         " status = excluded.status, created_at = excluded.created_at, open = excluded.open,"
-        " pending = excluded.pending, body = excluded.body"
+        " pending = excluded.pending, body = excluded.body, fingerprint = excluded.fingerprint"
         " WHERE pending IS NOT NULL",
         (
             announcement.owner,
@@ -169,6 +172,7 @@ def announce(connection: sqlite3.Connection, announcement: Announcement) -> None
             dump_calls(announcement.open_calls),
             _dump_items(announcement.input),
             announcement.body,
+            announcement.fingerprint,
         ),
     )
 
@@ -218,11 +222,12 @@ def _record(connection: sqlite3.Connection, ending: Ending, head: Place, convers
     first = head.position - len(ending.output) + 1
     connection.execute(
         "INSERT INTO response (owner, id, thread, base, first, last, conversation, status, created_at, open,"
-        " body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
+        " body, fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)"
         " ON CONFLICT (owner, id) DO UPDATE SET"
         " thread = excluded.thread, base = excluded.base, first = excluded.first, last = excluded.last,"
         " conversation = excluded.conversation, status = excluded.status,"
-        " created_at = excluded.created_at, open = excluded.open, pending = NULL, body = excluded.body",
+        " created_at = excluded.created_at, open = excluded.open, pending = NULL, body = excluded.body,"
+        " fingerprint = excluded.fingerprint",
         (
             ending.owner,
             ending.id,
@@ -235,8 +240,35 @@ def _record(connection: sqlite3.Connection, ending: Ending, head: Place, convers
             ending.created_at,
             dump_calls(ending.open_calls),
             ending.body,
+            ending.fingerprint,
         ),
     )
+    if ending.events:
+        connection.execute(
+            "INSERT OR REPLACE INTO event (response, created_at, data)"
+            " SELECT key, created_at, ? FROM response WHERE owner = ? AND id = ?",
+            (zlib.compress(b"".join(ending.events), 1), ending.owner, ending.id),
+        )
+
+
+def events(connection: sqlite3.Connection, owner: str, id: str) -> Sequence[bytes]:
+    """See ``Store.events``."""
+    row = connection.execute(
+        "SELECT data FROM response LEFT JOIN event ON event.response = response.key"
+        " WHERE owner = ? AND id = ?",
+        (owner, id),
+    ).fetchone()
+    if row is None:
+        raise Missing("response", id)
+    if row[0] is None:
+        return ()
+    # Each event ends with the only empty line in it.
+    return [event + b"\n\n" for event in zlib.decompress(row[0]).split(b"\n\n")[:-1]]
+
+
+def prune_events(connection: sqlite3.Connection, before: int) -> int:
+    """See ``Store.prune_events``."""
+    return connection.execute("DELETE FROM event WHERE created_at < ?", (before,)).rowcount
 
 
 def withdraw(connection: sqlite3.Connection, owner: str, id: str) -> None:
@@ -247,6 +279,10 @@ def withdraw(connection: sqlite3.Connection, owner: str, id: str) -> None:
 def delete_response(connection: sqlite3.Connection, owner: str, id: str) -> None:
     """See ``Store.delete_response``."""
     _find(connection, owner, id).end(id)
+    connection.execute(
+        "DELETE FROM event WHERE response = (SELECT key FROM response WHERE owner = ? AND id = ?)",
+        (owner, id),
+    )
     connection.execute("DELETE FROM response WHERE owner = ? AND id = ?", (owner, id))
 
 
@@ -254,11 +290,11 @@ def recover(connection: sqlite3.Connection, fail: Callable[[bytes], bytes]) -> i
     """See ``Store.recover``."""
     rows = connection.execute(
         "SELECT response.owner, response.id, response.created_at, response.thread, base, conversation.id,"
-        " response.open, pending, body"
+        " response.open, pending, body, fingerprint"
         " FROM response LEFT JOIN conversation ON conversation.thread = response.conversation"
         " WHERE pending IS NOT NULL ORDER BY response.key"
     ).fetchall()
-    for owner, id, created_at, thread, base, conversation, calls, pending, body in rows:
+    for owner, id, created_at, thread, base, conversation, calls, pending, body, fingerprint in rows:
         ending = Ending(
             owner=owner.decode(),
             id=id.decode(),
@@ -270,6 +306,7 @@ def recover(connection: sqlite3.Connection, fail: Callable[[bytes], bytes]) -> i
             output=(),
             open_calls=load_calls(calls),
             body=fail(body),
+            fingerprint=fingerprint,
         )
         end(connection, ending)
     return len(rows)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
-from agentic_trio.store.base import StoreError
 from agentic_trio.store.failures import is_database_failure, store_error
 
 if TYPE_CHECKING:
@@ -99,8 +98,8 @@ class Writer:
         unit = _Unit(work, durable)
         try:
             await self._send.send(unit)
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            raise StoreError("the store is closed") from None
+        except trio.ClosedResourceError as error:
+            raise store_error(error) from error
         try:
             await unit.done.wait()
         except trio.Cancelled:
@@ -126,7 +125,7 @@ class Writer:
                 if not batch:
                     continue
                 if trio.current_time() > self._deadline:
-                    _fail(batch, StoreError("the store was closed before this was written"))
+                    _fail(batch, trio.ClosedResourceError())
                 else:
                     await self._write(batch)
                 for taken in batch:
@@ -154,11 +153,7 @@ class Writer:
 def _fail(batch: list[_Unit], error: Exception) -> None:
     for unit in batch:
         # One instance each: callers in several tasks would add to one another's traceback.
-        if isinstance(error, sqlite3.Error):
-            unit.error = store_error(error)
-        else:
-            unit.error = StoreError(str(error))
-            unit.error.__cause__ = error
+        unit.error = store_error(error)
 
 
 def _commit(connection: sqlite3.Connection, batch: list[_Unit]) -> None:

@@ -23,6 +23,8 @@ async def health() -> Response:
 @routes.get("/ready")
 async def ready() -> Response:
     """The model server and the store answer; otherwise 503, and which does not."""
+    if this_gateway().admission.closed:
+        return _unavailable("The server is shutting down.")
     reason = "The model server or the store did not answer in time."
     with trio.move_on_after(PROBE_TIMEOUT):
         try:
@@ -31,6 +33,10 @@ async def ready() -> Response:
             reason = error.message
         else:
             return json_response(b'{"status":"ready"}')
+    return _unavailable(reason)
+
+
+def _unavailable(reason: str) -> Response:
     return json_response(msgspec.json.encode({"status": "unavailable", "reason": reason}), 503)
 
 

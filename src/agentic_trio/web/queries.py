@@ -22,16 +22,9 @@ def page_query() -> PageQuery:
         InvalidRequest: in the words of OpenAI's API.
     """
     arguments = request.args
-    for name in ("include", "include[]"):
-        for index, value in enumerate(arguments.getlist(name)):
-            _include(value, f"include[{index}]")
-    text = arguments.get("limit")
-    limit = 20
-    if text is not None:
-        if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 18:
-            raise checks.invalid_type("limit", "an integer", text)
-        limit = int(text)
-        _limit(limit, "limit")
+    check_include()
+    limit = integer_argument("limit", 20)
+    _limit(limit, "limit")
     order = arguments.get("order", "desc")
     _order(order, "order")
     after, before = arguments.get("after") or None, arguments.get("before") or None
@@ -48,3 +41,28 @@ def metadata_filter() -> dict[str, str]:
         for name, value in request.args.items()
         if name.startswith("metadata[") and name.endswith("]")
     }
+
+
+def check_include() -> None:
+    """The current request's ``include``, in either spelling of a list. Raises InvalidRequest."""
+    for name in ("include", "include[]"):
+        for index, value in enumerate(request.args.getlist(name)):
+            _include(value, f"include[{index}]")
+
+
+def integer_argument(name: str, default: int) -> int:
+    """An integer of the current request's query. Raises InvalidRequest."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 18:
+        raise checks.invalid_type(name, "an integer", text)
+    return int(text)
+
+
+def boolean_argument(name: str) -> bool:
+    """A boolean of the current request's query, false if absent. Raises InvalidRequest."""
+    text = request.args.get(name)
+    if text not in (None, "true", "false"):
+        raise checks.invalid_type(name, "a boolean", text)
+    return text == "true"

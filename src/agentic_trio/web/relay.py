@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quart import Blueprint, Response
-from quart.wrappers.response import ResponseBody
 
+from agentic_trio.web.body import PlainBody
 from agentic_trio.web.request import this_gateway, this_request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from types import TracebackType
-
     from agentic_trio.upstream.client import Answer
     from agentic_trio.web.request import GatewayRequest
 
@@ -59,6 +56,7 @@ NOT_RETURNED = HOP_BY_HOP | {"date", "server", "x-request-id"}
 async def relay_as_is(_: str = "") -> Response:
     """Relay to the same path upstream."""
     request = this_request()
+    request.stack.enter_context(this_gateway().admission.admit())
     return await relay(request, request.path, await request.raw_body())
 
 
@@ -98,22 +96,16 @@ async def relay(request: GatewayRequest, path: str, body: bytes) -> Response:
     return response
 
 
-class RelayBody(ResponseBody):
+class RelayBody(PlainBody):
     """The upstream's chunks. If they break off, so does the answer: the client must not take it for whole."""
 
     def __init__(self, answer: Answer) -> None:
         self._chunks = aiter(answer.chunks)
+        # An empty first chunk makes the server send the head: a stream's first event may be long in coming.
+        self._head_due = (answer.header(b"content-type") or "").startswith("text/event-stream")
 
-    async def __aenter__(self) -> RelayBody:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks
+    async def __anext__(self) -> bytes:
+        if self._head_due:
+            self._head_due = False
+            return b""
+        return await anext(self._chunks)

@@ -4,44 +4,116 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
 from quart import Blueprint, Response
-from quart.wrappers.response import ResponseBody
 
-from agentic_trio.web.queries import metadata_filter, page_query
+from agentic_trio.eventlog import FellBehind
+from agentic_trio.turns import check_repeat, fingerprint_of, idempotent_id
+from agentic_trio.web.body import PlainBody
+from agentic_trio.web.queries import (
+    boolean_argument,
+    check_include,
+    integer_argument,
+    metadata_filter,
+    page_query,
+)
 from agentic_trio.web.relay import relay
 from agentic_trio.web.request import json_response, require_list_endpoints, this_gateway, this_request
-from agentic_trio.wire import sse
+from agentic_trio.wire import checks, sse
 from agentic_trio.wire.requests import route
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from types import TracebackType
+    from collections.abc import Sequence
 
     from agentic_trio.eventlog import EventLog
+    from agentic_trio.turn import Turn
     from agentic_trio.web.request import GatewayRequest
 
 routes = Blueprint("responses", __name__)
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+FELL_BEHIND = sse.encode(
+    "error",
+    b'{"type":"error","code":"stream_fell_behind","message":"The stream was read too slowly."}',
+)
+"""The last that a reader gets whose place in the log is gone. It has no number: it isn't the turn's."""
 
 
 @routes.post("/v1/responses")
 async def create_response() -> Response:
     """Create a response: stateful, or relayed when it is neither stored nor names state."""
     request = this_request()
+    request.stack.enter_context(this_gateway().admission.admit())
     body = await request.raw_body()
     if route(body).relayed:
         return await relay(request, "/v1/responses", body)
-    return await _turn(request, body)
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        turn = this_gateway().turns.new(body, request.context)
+        return await _follow(request, turn, outlives=_outlives(request))
+    return await _once(request, body, key)
 
 
-async def _turn(request: GatewayRequest, body: bytes) -> Response:
+async def _once(request: GatewayRequest, body: bytes, key: str) -> Response:
+    """Serve a request that may be repeated: it runs once, and every repeat gets its response.
+
+    The turn outlives its client, or the repeat of a request whose answer was lost would find it cancelled.
+    """
     gateway = this_gateway()
-    turn = gateway.new_turn(body, request.context)
-    if not turn.call.stream:
-        await gateway.run(turn)
-        return json_response(turn.result())
-    request.nursery.start_soon(gateway.run, turn)
-    await turn.wait_head()
-    return event_stream(turn.log)
+    owner = request.context.owner
+    id, fingerprint = idempotent_id(owner, key), fingerprint_of(body)
+    async with gateway.keys.hold(owner, key):
+        turn = gateway.turns.find(owner, id)
+        if turn is not None:
+            check_repeat(turn.fingerprint, fingerprint)
+        elif await gateway.responses.repeated(owner, id, fingerprint):
+            if route(body).stream is True:
+                return event_stream(await gateway.responses.stream(owner, id))
+            return json_response(await gateway.responses.read(owner, id))
+        else:
+            turn = gateway.turns.new(body, request.context, id=id, fingerprint=fingerprint)
+            if turn.call.store:
+                gateway.turns.start(turn)
+                return await _answer(turn)
+            return await _follow(request, turn, outlives=False)
+    return await _answer(turn)
+
+
+async def _follow(request: GatewayRequest, turn: Turn, *, outlives: bool) -> Response:
+    """Start a turn under its owner, chosen now, and answer with it."""
+    gateway = this_gateway()
+    if turn.call.background or (outlives and turn.call.store):
+        gateway.turns.start(turn)
+    elif turn.call.stream:
+        request.nursery.start_soon(gateway.turns.run, turn)
+    else:
+        await gateway.turns.run(turn)
+    return await _answer(turn)
+
+
+async def _answer(turn: Turn) -> Response:
+    if turn.call.stream:
+        await turn.wait_head()
+        return event_stream(turn.log)
+    if turn.call.background:
+        await turn.wait_head()
+        return json_response(turn.snapshot())
+    await turn.wait_ended()
+    return json_response(turn.result())
+
+
+_on_disconnect = checks.one_of("cancel", "finish")
+
+
+def _outlives(request: GatewayRequest) -> bool:
+    """Whether a turn goes on without its client: by this request's header, or as configured."""
+    policy = request.headers.get("X-On-Disconnect")
+    if policy is None:
+        policy = this_gateway().config.on_disconnect
+    else:
+        _on_disconnect(policy, "x-on-disconnect")
+    return policy == "finish"
 
 
 @routes.get("/v1/responses")
@@ -56,8 +128,20 @@ async def list_responses() -> Response:
 
 @routes.get("/v1/responses/<id>")
 async def retrieve_response(id: str) -> Response:
-    """Read a stored response."""
-    return json_response(await this_gateway().responses.read(this_request().context.owner, id))
+    """Read a response, or its stream from any event on."""
+    request = this_request()
+    owner, responses = request.context.owner, this_gateway().responses
+    check_include()
+    if not boolean_argument("stream"):
+        return json_response(await responses.read(owner, id))
+    after = integer_argument("starting_after", -1)
+    return event_stream(await responses.stream(owner, id), after + 1)
+
+
+@routes.post("/v1/responses/<id>/cancel")
+async def cancel_response(id: str) -> Response:
+    """End a background response."""
+    return json_response(await this_gateway().responses.cancel(this_request().context.owner, id))
 
 
 @routes.delete("/v1/responses/<id>")
@@ -79,10 +163,10 @@ async def refuse_websocket() -> tuple[str, int]:
     return "", 426
 
 
-def event_stream(log: EventLog) -> Response:
+def event_stream(log: EventLog, position: int = 0) -> Response:
     """A turn's events as they come. Proxies are asked to keep nothing and to hold back nothing."""
     response = Response(
-        EventBody(log),
+        EventBody(log, position, this_gateway().config.keep_alive_interval),
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         content_type="text/event-stream",
     )
@@ -90,34 +174,27 @@ def event_stream(log: EventLog) -> Response:
     return response
 
 
-class EventBody(ResponseBody):
+class EventBody(PlainBody):
     """A reader of a log: everything new in one chunk."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, position: int, keep_alive_interval: float) -> None:
         self._log = log
-        self._position = 0
+        self._position = position
+        self._interval = keep_alive_interval
         self._ended = False
-
-    async def __aenter__(self) -> EventBody:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         if self._ended:
             raise StopAsyncIteration
-        events = await self._log.read(self._position)
-        self._position += len(events)
-        if self._log.exhausted(self._position):
+        try:
+            with trio.move_on_after(self._interval):
+                return self._chunk(await self._log.read(self._position))
+        except FellBehind:
             self._ended = True
-            return b"".join(events) + sse.DONE
-        return b"".join(events)
+            return FELL_BEHIND
+        return KEEP_ALIVE
+
+    def _chunk(self, events: Sequence[bytes]) -> bytes:
+        self._position += len(events)
+        self._ended = self._log.exhausted(self._position)
+        return b"".join((*events, sse.DONE) if self._ended else events)

@@ -90,9 +90,16 @@ class Accumulator:
         self._by_index: dict[int, OutputItem] = {}
         self._error: GatewayError | None = None
 
+    def queue(self) -> list[bytes]:
+        """The first events of a turn that has to wait for its start."""
+        self.snapshot.status = "queued"
+        return [self._lifecycle("response.created"), self._lifecycle("response.queued")]
+
     def begin(self) -> list[bytes]:
-        """The first events, before anything has come from the upstream."""
-        return [self._lifecycle("response.created"), self._lifecycle("response.in_progress")]
+        """The events of the start, before anything has come from the upstream."""
+        self.snapshot.status = "in_progress"
+        events = [] if self._sequence else [self._lifecycle("response.created")]
+        return [*events, self._lifecycle("response.in_progress")]
 
     def receive(self, chunk: bytes) -> list[bytes]:
         """Take what one read from the upstream returned; answer the events it makes, in order.
@@ -157,6 +164,7 @@ class Accumulator:
             self.snapshot.error = {"code": code, "message": error.message}
         for item in self.items:
             if item.final is None:
+                item.cut = True
                 item.finish(item.so_far("incomplete"))
 
     def output(self) -> list[bytes]:
@@ -168,17 +176,20 @@ class Accumulator:
         return with_output(self.snapshot.body(), self.output())
 
     def terminal_events(self) -> list[bytes]:
-        """The last events: ``error`` first if there was one, then the one that holds the response."""
+        """The last events: ``error`` first if there was one, then the one that holds the response.
+
+        A turn that was cancelled for no error just ends: OpenAI has no event that says so. Nothing is
+        used up by asking: if the ending can't be recorded, the turn ends in another way after all.
+        """
+        first = self._sequence
         events = []
         if self._error is not None:
             members = self._error.members()
-            events.append(
-                self._event(
-                    "error",
-                    {"code": members["code"], "message": members["message"], "param": members["param"]},
-                )
-            )
-        events.append(self._lifecycle(TERMINAL[self.snapshot.status]))
+            del members["type"]
+            events.append(self._event("error", members))
+        if self._error is not None or self.snapshot.status != "cancelled":
+            events.append(self._lifecycle(TERMINAL[self.snapshot.status]))
+        self._sequence = first
         return events
 
     def _lifecycle(self, type: str) -> bytes:

@@ -89,7 +89,19 @@ class Part:
 class OutputItem:
     """An item of the output: as it was added, what has arrived of it, and its final bytes."""
 
-    __slots__ = ("added", "data", "final", "id", "index", "new_id", "old_id", "parts", "text", "text_done")
+    __slots__ = (
+        "added",
+        "cut",
+        "data",
+        "final",
+        "id",
+        "index",
+        "new_id",
+        "old_id",
+        "parts",
+        "text",
+        "text_done",
+    )
 
     def __init__(self, index: int, id: str, added: JsonObject, upstream_id: str | None) -> None:
         self.index = index
@@ -102,6 +114,12 @@ class OutputItem:
         self.text_done = False
         self.final: JsonObject | None = None
         self.data = b""
+        self.cut = False
+
+    @property
+    def partial_call(self) -> bool:
+        """Whether it is a call whose arguments were cut off: no model can be asked to go on from it."""
+        return self.cut and self.added["type"] in BY_ITEM
 
     def finish(self, final: JsonObject) -> None:
         self.final = final

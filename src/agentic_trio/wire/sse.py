@@ -62,6 +62,8 @@ class Decoder:
         # The end of an event may straddle two chunks: look one byte back, never at all of it again.
         end = buffer.find(b"\n\n", max(self._scanned - 1, 0))
         while end >= 0:
+            if end - start > self._max:
+                raise EventTooLarge
             block = parse_block(buffer[start : end + 2])
             if block is not None:
                 blocks.append(block)

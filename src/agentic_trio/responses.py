@@ -1,0 +1,115 @@
+"""Responses, stored or under way: read, followed, cancelled and forgotten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentic_trio.errors import InvalidRequest
+from agentic_trio.eventlog import EventLog
+from agentic_trio.state import page_body, state_errors, storage_errors
+from agentic_trio.store.base import Missing
+from agentic_trio.turns import check_repeat
+from agentic_trio.wire.conversations import deleted_body, list_body
+from agentic_trio.wire.dialect import decode_object
+from agentic_trio.wire.response import with_output
+
+if TYPE_CHECKING:
+    from agentic_trio.store.base import PageQuery, Store
+    from agentic_trio.turns import Turns
+    from agentic_trio.unrecorded import Unrecorded
+
+
+class Responses:
+    """Responses that are stored or under way, by owner."""
+
+    def __init__(self, store: Store, unrecorded: Unrecorded, turns: Turns) -> None:
+        self._store = store
+        self._unrecorded = unrecorded
+        self._turns = turns
+
+    async def read(self, owner: str, id: str) -> bytes:
+        """The Response object: as it was answered first, or as it is while its turn runs."""
+        turn = self._turns.find(owner, id)
+        if turn is not None and turn.announced:
+            return turn.snapshot()
+        ending = self._unrecorded.find(owner, id)
+        if ending is not None:
+            return with_output(ending.body, [item.data for item in ending.output])
+        with state_errors():
+            stored = await self._store.response(owner, id)
+        return with_output(stored.body, stored.output)
+
+    async def cancel(self, owner: str, id: str) -> bytes:
+        """End a background turn; answers how it ended. One that has ended stays as it is."""
+        turn = self._turns.find(owner, id)
+        if turn is not None and turn.announced:
+            if not turn.call.background:
+                raise _not_in_background()
+            turn.cancel()
+            await turn.wait_ended()
+        body = await self.read(owner, id)
+        if not decode_object(body)["background"]:
+            raise _not_in_background()
+        return body
+
+    async def stream(self, owner: str, id: str) -> EventLog:
+        """The events of a response that was created as a stream: live, or as they were sent."""
+        turn = self._turns.find(owner, id)
+        if turn is not None and turn.announced:
+            if not turn.call.stream:
+                raise _not_streamed()
+            return turn.log
+        ending = self._unrecorded.find(owner, id)
+        if ending is not None and ending.events:
+            return EventLog.of(ending.events)
+        with state_errors():
+            events = await self._store.events(owner, id)
+        if not events:
+            raise _not_streamed()
+        return EventLog.of(events)
+
+    async def repeated(self, owner: str, id: str, fingerprint: bytes) -> bool:
+        """Whether an earlier request has made this response. Raises InvalidRequest if it was another."""
+        ending = self._unrecorded.find(owner, id)
+        if ending is not None:
+            check_repeat(ending.fingerprint, fingerprint)
+            return True
+        try:
+            with storage_errors():
+                stored = await self._store.response(owner, id)
+        except Missing:
+            return False
+        check_repeat(stored.fingerprint, fingerprint)
+        return True
+
+    async def delete(self, owner: str, id: str) -> bytes:
+        """Forget a response; those that continue it are untouched."""
+        with state_errors():
+            await self._store.delete_response(owner, id)
+        return deleted_body(id, "response")
+
+    async def input_items(self, owner: str, id: str, query: PageQuery) -> bytes:
+        """All that the model was given for a response."""
+        with state_errors(query):
+            return page_body(await self._store.response_input(owner, id, query))
+
+    async def page(
+        self, owner: str, query: PageQuery, *, model: str | None, metadata: dict[str, str]
+    ) -> bytes:
+        """The owner's responses, by creation."""
+        with state_errors(query):
+            found, has_more = await self._store.list_responses(
+                owner, query, model=model, metadata=metadata or None
+            )
+        bodies = [(each.id, with_output(each.body, each.output)) for each in found]
+        return list_body(bodies, has_more=has_more)
+
+
+def _not_in_background() -> InvalidRequest:
+    return InvalidRequest("Cannot cancel a synchronous response.")
+
+
+def _not_streamed() -> InvalidRequest:
+    return InvalidRequest(
+        "This response can no longer be streamed, or was not created with stream=true.", param="stream"
+    )

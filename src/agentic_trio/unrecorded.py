@@ -1,0 +1,67 @@
+"""Endings that the store could not take: kept in memory, told to whoever asks, and tried again."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from agentic_trio.store.base import StoreError
+
+if TYPE_CHECKING:
+    from agentic_trio.store.base import Ending, Store
+
+logger = logging.getLogger("agentic_trio")
+
+MAX_UNRECORDED = 1000
+"""How many endings are kept; when a store fails for longer, the oldest are given up, and said so."""
+
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+
+
+class Unrecorded:
+    """What a full or broken disk has kept from being recorded."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._endings: dict[str, Ending] = {}
+        self._wanted = trio.Event()
+
+    def keep(self, ending: Ending) -> None:
+        """Take an ending into care."""
+        self._endings[ending.id] = ending
+        if len(self._endings) > MAX_UNRECORDED:
+            lost = next(iter(self._endings))
+            del self._endings[lost]
+            logger.error("gave up recording turn %s: too many are waiting for the store", lost)
+        self._wanted.set()
+
+    def find(self, owner: str, id: str) -> Ending | None:
+        """The ending of a response that is not recorded yet."""
+        ending = self._endings.get(id)
+        return ending if ending is not None and ending.owner == owner else None
+
+    async def run(self) -> None:
+        """Try again, ever more slowly, for as long as there is anything to record.
+
+        Cancellation: what is left is lost, and after a restart the announced ones are ``failed``.
+        """
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            delay = FIRST_DELAY
+            while self._endings:
+                await trio.sleep(delay)
+                delay = min(2 * delay, LONGEST_DELAY)
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Try each ending once."""
+        for id, ending in list(self._endings.items()):
+            try:
+                await self._store.end(ending)
+            except StoreError:
+                return
+            self._endings.pop(id, None)
