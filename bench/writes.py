@@ -1,0 +1,65 @@
+"""What recording a turn costs our store, early and late in a thread: seen at the store, without HTTP."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentic_trio.store.base import Ending, Item
+from agentic_trio.store.sqlite import open_sqlite_store
+from bench.stats import median
+
+if TYPE_CHECKING:
+    from agentic_trio.store.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class WriteCost:
+    """Medians of one turn's write: microseconds of CPU, and bytes written to the log."""
+
+    cpu: float
+    written: float
+
+
+def _own_written() -> int:
+    [line] = [line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("wchar: ")]
+    return int(line.removeprefix("wchar: "))
+
+
+async def _turn(store: Store, name: str, previous: str | None, item_bytes: int) -> tuple[str, WriteCost]:
+    base = None if previous is None else (await store.history("", response=previous)).base
+    id = f"resp_{name}"
+    data = b'{"type":"message","role":"user","content":"%b"}' % (b"x" * item_bytes)
+    ending = Ending(
+        owner="",
+        id=id,
+        created_at=1,
+        status="completed",
+        base=base,
+        conversation=None,
+        input=[Item(f"msg_{name}a", data)],
+        output=[Item(f"msg_{name}b", data)],
+        open_calls=frozenset(),
+        body=b'{"id":"%b","object":"response","status":"completed"}' % id.encode(),
+    )
+    written, cpu = _own_written(), time.process_time()
+    await store.end(ending)
+    return id, WriteCost((time.process_time() - cpu) * 1e6, _own_written() - written)
+
+
+async def write_costs(path: Path, depth: int, samples: int, item_bytes: int = 1024) -> list[WriteCost]:
+    """The cost of turn 1 (of ``samples`` new chains), and of ``samples`` turns around turn ``depth``."""
+    async with open_sqlite_store(str(path)) as store:
+        early = [(await _turn(store, f"e{n}", None, item_bytes))[1] for n in range(samples)]
+        previous: str | None = None
+        late = []
+        for n in range(depth + samples // 2):
+            previous, cost = await _turn(store, f"l{n}", previous, item_bytes)
+            if n >= depth - samples // 2:
+                late.append(cost)
+    return [
+        WriteCost(median([cost.cpu for cost in costs]), median([cost.written for cost in costs]))
+        for costs in (early, late)
+    ]
