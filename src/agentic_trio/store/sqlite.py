@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import trio
 
+from agentic_trio.nurseries import open_inner_nursery
 from agentic_trio.store import conversations, lists, schema, turns
 from agentic_trio.store.base import StoreError
 from agentic_trio.store.failures import store_error, translated
@@ -252,7 +253,7 @@ async def open_sqlite_store(
         readers = Readers(database.readers, run_sync)
         writer = Writer(database.writer, run_sync=run_sync)
         try:
-            async with trio.open_nursery() as nursery:
+            async with open_inner_nursery() as nursery:
                 nursery.start_soon(writer.run)
                 try:
                     yield SqliteStore(writer, readers)
