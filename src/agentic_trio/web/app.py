@@ -29,6 +29,8 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
         gateway: without one, whoever serves the app sets ``app.gateway`` before the first request.
     """
     app = GatewayApp("agentic_trio", static_folder=None)
+    # Otherwise a doubled slash is answered with a redirect: an HTML page that repeats the Host header.
+    app.url_map.merge_slashes = False
     app.config["RESPONSE_TIMEOUT"] = None
     app.config["BODY_TIMEOUT"] = None
     for blueprint in (responses.routes, conversations.routes, relay.routes, health.routes):
