@@ -16,6 +16,7 @@ from agentic_trio.errors import ConfigError
 from agentic_trio.gateway import open_gateway
 from agentic_trio.nurseries import open_inner_nursery
 from agentic_trio.server.app import FAREWELL, serve
+from agentic_trio.store.base import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -123,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trio.run(_serve_local if local else _serve, config)
     except ConfigError as error:
         fail(str(error))
+    except StoreError as error:
+        fail(f"the database can't be used: {error}")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except OSError as error:

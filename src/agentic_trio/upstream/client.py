@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The largest whole answer that is taken into memory."""
 
+_PATHS = frozenset(
+    {"/v1/responses", "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
+)
+
 MAX_REFUSAL_BYTES = 64 * 1024
 """How much of a refusal's body is read: enough for any message."""
 
@@ -76,10 +80,33 @@ class Answer:
 
 
 class Upstream:
-    """Calls to the model server. Holds no credentials: they come with each request."""
+    """Calls to the model server. Holds no credentials: they come with each request.
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    Requests go to the transport directly: what ``httpx.AsyncClient`` does on top (redirects, cookies,
+    auth flows, headers of its own) is what a gateway must not do, and most of what a call would cost.
+
+    Args:
+        origin: the model server's URL; paths are put behind it.
+        transport: carries the requests.
+        timeouts: httpx's, in seconds, by phase.
+    """
+
+    def __init__(
+        self, origin: str, transport: httpx.AsyncBaseTransport, timeouts: dict[str, float | None]
+    ) -> None:
+        self._origin = origin
+        self._transport = transport
+        self._extensions = {"timeout": timeouts}
+        self._urls: dict[str, httpx.URL] = {}
+
+    def _url(self, path: str, query: bytes) -> httpx.URL:
+        """A path behind the origin. The few without variable parts are parsed once."""
+        if query or path not in _PATHS:
+            return httpx.URL(self._origin + path, query=query or None)
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = httpx.URL(self._origin + path)
+        return url
 
     @asynccontextmanager
     async def stream(self, body: bytes, context: RequestContext) -> AsyncIterator[Answer]:
@@ -114,10 +141,11 @@ class Upstream:
             sent.append((b"authorization", context.authorization))
         if context.request_id:
             sent.append((b"x-request-id", context.request_id.encode()))
-        url = httpx.URL(path=path, query=query or None)
         with upstream_errors():
-            request = self._client.build_request(method, url, headers=sent, content=body)
-            response = await self._client.send(request, stream=True, follow_redirects=False)
+            request = httpx.Request(
+                method, self._url(path, query), headers=sent, content=body, extensions=self._extensions
+            )
+            response = await self._transport.handle_async_request(request)
             try:
                 # The transport's own iterator: httpx's is a generator, which would be dropped half-read.
                 stream = response.stream
@@ -155,15 +183,6 @@ def upstream_errors() -> Iterator[None]:
 @asynccontextmanager
 async def open_upstream(config: Config) -> AsyncIterator[Upstream]:
     """The model server of a configuration, for as long as the block lasts."""
-    timeout = httpx.Timeout(config.idle_timeout, connect=config.connect_timeout)
-    client = httpx.AsyncClient(
-        base_url=config.upstream_origin,
-        transport=StreamTransport(),
-        timeout=timeout,
-        trust_env=False,
-        headers={},
-    )
-    # httpx adds headers of its own to every request: what goes upstream is what we say, no more.
-    client.headers.clear()
-    async with client:
-        yield Upstream(client)
+    timeouts = httpx.Timeout(config.idle_timeout, connect=config.connect_timeout)
+    async with StreamTransport() as transport:
+        yield Upstream(config.upstream_origin, transport, timeouts.as_dict())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from quart import Blueprint, Response
 
 from agentic_trio.web.body import PlainBody
-from agentic_trio.web.request import this_gateway, this_request
+from agentic_trio.web.request import this_request
 
 if TYPE_CHECKING:
     from agentic_trio.upstream.client import Answer
@@ -46,17 +46,31 @@ NOT_FORWARDED = HOP_BY_HOP | {
 NOT_RETURNED = HOP_BY_HOP | {"date", "server", "x-request-id"}
 
 
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+)
+"""What is posted to the model server and never looked into."""
+
+
 @routes.get("/v1/models")
 @routes.get("/v1/models/<path:_>")
-@routes.post("/v1/chat/completions")
-@routes.post("/v1/completions")
-@routes.post("/v1/embeddings")
-@routes.post("/v1/messages")
-@routes.post("/v1/messages/count_tokens")
-async def relay_as_is(_: str = "") -> Response:
+@routes.post(PATHS[0])
+@routes.post(PATHS[1])
+@routes.post(PATHS[2])
+@routes.post(PATHS[3])
+@routes.post(PATHS[4])
+async def relay_route(_: str = "") -> Response:
     """Relay to the same path upstream."""
-    request = this_request()
-    request.stack.enter_context(this_gateway().admission.admit())
+    return await relay_as_is(this_request())
+
+
+async def relay_as_is(request: GatewayRequest) -> Response:
+    """Relay to the same path upstream, within the bound on requests there."""
+    request.stack.enter_context(request.gateway.admission.admit())
     return await relay(request, request.path, await request.raw_body())
 
 
@@ -68,7 +82,7 @@ async def relay(request: GatewayRequest, path: str, body: bytes) -> Response:
     Raises:
         UpstreamError: the upstream could not be reached.
     """
-    replaced = this_gateway().config.client_auth == "replace"
+    replaced = request.gateway.config.client_auth == "replace"
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in request.headers.items()
@@ -78,7 +92,7 @@ async def relay(request: GatewayRequest, path: str, body: bytes) -> Response:
     accepted = request.headers.get("Accept-Encoding", "identity")
     headers.append((b"accept-encoding", accepted.encode("latin-1")))
     answer = await request.stack.enter_async_context(
-        this_gateway().upstream.forward(
+        request.gateway.upstream.forward(
             "GET" if request.method == "HEAD" else request.method,
             path,
             request.query_string,

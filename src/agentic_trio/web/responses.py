@@ -42,15 +42,19 @@ FELL_BEHIND = sse.encode(
 
 @routes.post("/v1/responses")
 async def create_response() -> Response:
+    """Create a response."""
+    return await respond(this_request())
+
+
+async def respond(request: GatewayRequest) -> Response:
     """Create a response: stateful, or relayed when it is neither stored nor names state."""
-    request = this_request()
-    request.stack.enter_context(this_gateway().admission.admit())
+    request.stack.enter_context(request.gateway.admission.admit())
     body = await request.raw_body()
     if route(body).relayed:
         return await relay(request, "/v1/responses", body)
     key = request.headers.get("Idempotency-Key")
     if key is None:
-        turn = this_gateway().turns.new(body, request.context)
+        turn = request.gateway.turns.new(body, request.context)
         return await _follow(request, turn, outlives=_outlives(request))
     return await _once(request, body, key)
 
@@ -60,7 +64,7 @@ async def _once(request: GatewayRequest, body: bytes, key: str) -> Response:
 
     The turn outlives its client, or the repeat of a request whose answer was lost would find it cancelled.
     """
-    gateway = this_gateway()
+    gateway = request.gateway
     owner = request.context.owner
     id, fingerprint = idempotent_id(owner, key), fingerprint_of(body)
     async with gateway.keys.hold(owner, key):
@@ -69,33 +73,33 @@ async def _once(request: GatewayRequest, body: bytes, key: str) -> Response:
             check_repeat(turn.fingerprint, fingerprint)
         elif await gateway.responses.repeated(owner, id, fingerprint):
             if route(body).stream is True:
-                return event_stream(await gateway.responses.stream(owner, id))
+                return event_stream(request, await gateway.responses.stream(owner, id))
             return json_response(await gateway.responses.read(owner, id))
         else:
             turn = gateway.turns.new(body, request.context, id=id, fingerprint=fingerprint)
             if turn.call.store:
                 gateway.turns.start(turn)
-                return await _answer(turn)
+                return await _answer(request, turn)
             return await _follow(request, turn, outlives=False)
-    return await _answer(turn)
+    return await _answer(request, turn)
 
 
 async def _follow(request: GatewayRequest, turn: Turn, *, outlives: bool) -> Response:
     """Start a turn under its owner, chosen now, and answer with it."""
-    gateway = this_gateway()
+    gateway = request.gateway
     if turn.call.background or (outlives and turn.call.store):
         gateway.turns.start(turn)
     elif turn.call.stream:
         request.nursery.start_soon(gateway.turns.run, turn)
     else:
         await gateway.turns.run(turn)
-    return await _answer(turn)
+    return await _answer(request, turn)
 
 
-async def _answer(turn: Turn) -> Response:
+async def _answer(request: GatewayRequest, turn: Turn) -> Response:
     if turn.call.stream:
         await turn.wait_head()
-        return event_stream(turn.log)
+        return event_stream(request, turn.log)
     if turn.call.background:
         await turn.wait_head()
         return json_response(turn.snapshot())
@@ -110,7 +114,7 @@ def _outlives(request: GatewayRequest) -> bool:
     """Whether a turn goes on without its client: by this request's header, or as configured."""
     policy = request.headers.get("X-On-Disconnect")
     if policy is None:
-        policy = this_gateway().config.on_disconnect
+        policy = request.gateway.config.on_disconnect
     else:
         _on_disconnect(policy, "x-on-disconnect")
     return policy == "finish"
@@ -135,7 +139,7 @@ async def retrieve_response(id: str) -> Response:
     if not boolean_argument("stream"):
         return json_response(await responses.read(owner, id))
     after = integer_argument("starting_after", -1)
-    return event_stream(await responses.stream(owner, id), after + 1)
+    return event_stream(request, await responses.stream(owner, id), after + 1)
 
 
 @routes.post("/v1/responses/<id>/cancel")
@@ -163,10 +167,10 @@ async def refuse_websocket() -> tuple[str, int]:
     return "", 426
 
 
-def event_stream(log: EventLog, position: int = 0) -> Response:
+def event_stream(request: GatewayRequest, log: EventLog, position: int = 0) -> Response:
     """A turn's events as they come. Proxies are asked to keep nothing and to hold back nothing."""
     response = Response(
-        EventBody(log, position, this_gateway().config.keep_alive_interval),
+        EventBody(log, position, request.gateway.config.keep_alive_interval),
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         content_type="text/event-stream",
     )
