@@ -12,6 +12,7 @@ import trio
 
 from agentic_trio.admission import Admission
 from agentic_trio.context import RequestContext, bearer
+from agentic_trio.errors import ConfigError
 from agentic_trio.holds import Holds
 from agentic_trio.nurseries import open_inner_nursery
 from agentic_trio.responses import Responses
@@ -147,7 +148,10 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
         open_upstream(config) as upstream,
         open_inner_nursery() as service,
     ):
-        await store.recover(crashed)
+        try:
+            await store.recover(crashed)
+        except StoreError as error:
+            raise ConfigError(f"store {config.database_path!r}: {error}") from error
         services = Services(
             config=config,
             store=store,
