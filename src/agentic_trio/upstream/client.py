@@ -155,13 +155,19 @@ class Upstream:
                 await response.aclose()
 
     async def probe(self, context: RequestContext) -> None:
-        """Ask for the list of models. Raises UpstreamError when there is no sensible answer."""
+        """Ask whether the server is well and lists its models. Raises UpstreamError when it is not."""
+        # vLLM goes on listing its models when its engine has died, but is then unhealthy. A server
+        # without /health has nothing to say there; one that wants a key is there, and clients bring it.
+        for path, absent in (("/health", 404), ("/v1/models", None)):
+            status = await self._status(path, context)
+            if status != absent and (status >= 500 or status == 404):
+                raise UpstreamError(f"The model server answers {path} with status {status}.")
+
+    async def _status(self, path: str, context: RequestContext) -> int:
         headers = [(b"accept-encoding", b"identity")]
-        async with self.forward("GET", "/v1/models", b"", headers, b"", context) as answer:
-            # A server that wants a key is there; the key is for the clients to bring.
-            if answer.status >= 500 or answer.status == 404:
-                raise UpstreamError(f"The model server answers with status {answer.status}.")
-            await answer.body(MAX_ANSWER_BYTES)
+        async with self.forward("GET", path, b"", headers, b"", context) as answer:
+            await answer.body()
+            return answer.status
 
 
 @contextmanager
