@@ -329,8 +329,10 @@ class Turn:
         return TurnTimeout(f"The turn took longer than {self._services.config.turn_timeout:g} s.")
 
     def _failed(self, error: GatewayError) -> None:
-        self._error = error
-        self._response.fail(error)
+        # Nor does it unfinish when the connection breaks behind the terminal event.
+        if not self._response.ended:
+            self._error = error
+            self._response.fail(error)
 
     async def _end(self) -> None:
         """Commit how the turn ended, and only then let anyone see it."""
@@ -363,7 +365,8 @@ class Turn:
             await self._services.store.end(self._ending(last))
         except StoreError:
             logger.exception("turn %s could not be recorded", self.id)
-            self._failed(ServiceUnavailable("The response could not be stored."))
+            self._error = ServiceUnavailable("The response could not be stored.")
+            self._response.fail(self._error)
             last = self._last_events()
             if self._announced:
                 self._services.unrecorded.keep(self._ending(last))
