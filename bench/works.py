@@ -82,7 +82,7 @@ async def measured(
     return Cost(cpu, [reply.total for reply in replies], seconds)
 
 
-async def whole(subject: Subject, *, clients: int, requests: int, store: bool) -> Cost:
+async def whole(subject: Subject, *, clients: int, requests: int, store: bool, warmup: int = WARMUP) -> Cost:
     """Requests that are not streamed."""
     body = subject.asker.body(store=store)
 
@@ -91,7 +91,7 @@ async def whole(subject: Subject, *, clients: int, requests: int, store: bool) -
         subject.asker.check(reply)
         return reply
 
-    return await measured(subject, clients, requests, exchange)
+    return await measured(subject, clients, requests, exchange, warmup=warmup)
 
 
 async def streamed(
