@@ -14,6 +14,7 @@ An event whose bytes obey the rules already goes on as it came, but for the item
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,7 +32,6 @@ from agentic_trio.wire.dialect import (
 from agentic_trio.wire.ids import MintId, item_prefix
 from agentic_trio.wire.output import (
     BY_ITEM,
-    BY_PART,
     DELTAS,
     DONES,
     FAMILIES,
@@ -42,6 +42,7 @@ from agentic_trio.wire.output import (
     OutputItem,
     Part,
     decode_event,
+    part_family,
 )
 from agentic_trio.wire.response import Snapshot, with_output
 
@@ -86,8 +87,6 @@ class Accumulator:
         self._now = now
         self._decoder = sse.Decoder()
         self._sequence = 0
-        self._by_id: dict[str, OutputItem] = {}
-        self._by_index: dict[int, OutputItem] = {}
         self._error: GatewayError | None = None
 
     def queue(self) -> list[bytes]:
@@ -252,15 +251,17 @@ class Accumulator:
         delta = event.delta
         if not isinstance(delta, str):
             return
-        item = self._item_of(event, family.item, out)
-        if item.final is not None:
+        item = self._item_of(event, family, out)
+        if item is None:
             return
         index = None
-        if family.index is None:
-            item.text.append(delta)
-        else:
+        growing: OutputItem | Part = item
+        if family.index is not None:
             index = self._part_of(item, family, getattr(event, family.index), out)
-            item.parts[family.place][index].text.append(delta)
+            growing = item.parts[family.place][index]
+        if growing.text_done:
+            return
+        growing.text.append(delta)
         if (
             event.sequence_number == self._sequence
             and event.output_index == item.index
@@ -269,6 +270,7 @@ class Accumulator:
             and item.old_id is not None
             and item.old_id in block.raw
             and block.raw.startswith(_HEADS[family.stem])
+            and block.raw.count(b"\n") == 3
         ):
             self._sequence += 1
             out.append(block.raw.replace(item.old_id, item.new_id, 1))
@@ -289,16 +291,30 @@ class Accumulator:
             members["logprobs"] = members.get("logprobs") or []
         return self._event(type, members)
 
-    def _item_of(self, event: Event, type: str, out: list[bytes]) -> OutputItem:
-        """The item that an event is about; added now if the upstream never did."""
-        item = None
-        if event.item_id is not None:
-            item = self._by_id.get(event.item_id)
-        elif event.output_index is not None:
-            item = self._by_index.get(event.output_index)
-        elif self.items and self.items[-1].added["type"] == type:
-            item = self.items[-1]
-        return item or self._add({"type": type, "id": event.item_id}, event.output_index, out)
+    def _item_of(self, event: Event, family: Family, out: list[bytes]) -> OutputItem | None:
+        """The open item that an event is about; added now if the upstream never did.
+
+        None if it is done, and for a call that was never added: it can't be without its name, and what
+        ends it tells all of it.
+        """
+        item = self._find(family.item, event.item_id, event.output_index)
+        if item is None and family.index is not None:
+            item = self._add({"type": family.item, "id": event.item_id}, event.output_index, out)
+        return item if item is not None and item.final is None else None
+
+    def _find(self, type: str | None, id: str | None, index: int | None) -> OutputItem | None:
+        """The newest item that fits what an event says of it, or else an open one at its index."""
+        for item in reversed(self.items):
+            if (
+                type in (None, item.added["type"])
+                and (id is None or item.upstream_id in (None, id))
+                and (index is None or item.upstream_index in (None, index))
+            ):
+                return item
+        for item in reversed(self.items):
+            if index is not None and item.fits(type, index) and item.final is None:
+                return item
+        return None
 
     def _add(self, item: JsonObject, upstream_index: int | None, out: list[bytes]) -> OutputItem:
         type = item.get("type")
@@ -317,33 +333,41 @@ class Accumulator:
             added[BY_ITEM[type].member] = ""
         if "status" in added:
             added["status"] = "in_progress"
-        new = OutputItem(len(self.items), id, added, upstream_id if isinstance(upstream_id, str) else None)
+        new = OutputItem(
+            len(self.items), id, added, upstream_id if isinstance(upstream_id, str) else None, upstream_index
+        )
         self.items.append(new)
-        if isinstance(upstream_id, str):
-            self._by_id[upstream_id] = new
-        self._by_index[new.index if upstream_index is None else upstream_index] = new
         out.append(self._event("response.output_item.added", {"output_index": new.index, "item": added}))
         return new
 
     def _item_added(self, event: Event, item: JsonObject, out: list[bytes]) -> None:
-        self._add(item, event.output_index, out)
+        said = (item.get("type"), item.get("id"), event.output_index)
+        told_twice = any(known.untouched and known.said == said for known in self.items)
+        if not told_twice:
+            self._add(item, event.output_index, out)
 
     def _part_of(self, item: OutputItem, family: Family, index: int | None, out: list[bytes]) -> int:
         """The index of the part that an event is about; added now if the upstream never did."""
-        parts = item.parts[family.place]
-        if index is None:
-            index = (
-                len(parts) - 1 if parts and parts[-1].family is family and not parts[-1].done else len(parts)
-            )
-        if index < len(parts):
-            return index
-        return self._add_part(item, family, {"type": family.part, family.member: ""}, out)
+        found = self._find_part(item, family, index)
+        if found is None or (index is None and item.parts[family.place][found].text_done):
+            return self._add_part(item, family, index, {"type": family.part}, out)
+        return found
 
-    def _add_part(self, item: OutputItem, family: Family, part: JsonObject, out: list[bytes]) -> int:
+    def _find_part(self, item: OutputItem, family: Family, index: int | None) -> int | None:
+        parts = item.parts[family.place]
+        for position in reversed(range(len(parts))):
+            part = parts[position]
+            if part.family is family and (index is None or part.upstream_index in (None, index)):
+                return position
+        return None
+
+    def _add_part(
+        self, item: OutputItem, family: Family, upstream_index: int | None, part: JsonObject, out: list[bytes]
+    ) -> int:
         parts = item.parts[family.place]
         index = len(parts)
-        parts.append(Part(family))
-        added = normal_part({**part, family.member: ""})
+        parts.append(Part(family, upstream_index))
+        added = normal_part({**part, family.member: "", **_NO_NOTES.get(family.part, {})})
         out.append(self._part_event(PART_EVENTS[family.place][0], item, family, index, added))
         return index
 
@@ -354,17 +378,21 @@ class Accumulator:
         )
 
     def _part_added(self, event: Event, part: JsonObject, out: list[bytes]) -> None:
-        family = BY_PART.get(part.get("type", ""))
+        family = part_family(part)
         if family is None:
             return
-        item = self._item_of(event, family.item, out)
+        item = self._item_of(event, family, out)
+        if item is None:
+            return
         index = getattr(event, family.index or "")
-        if item.final is None and (index is None or index >= len(item.parts[family.place])):
-            self._add_part(item, family, part, out)
+        found = self._find_part(item, family, index)
+        # Without an index, one that has not begun to grow is the same one, told twice.
+        if found is None or (index is None and item.parts[family.place][found].text):
+            self._add_part(item, family, index, part, out)
 
     def _text_done(self, family: Family, event: Event, members: JsonObject, out: list[bytes]) -> None:
-        item = self._item_of(event, family.item, out)
-        if item.final is not None:
+        item = self._item_of(event, family, out)
+        if item is None:
             return
         value = members.get(family.member)
         text = value if isinstance(value, str) else None
@@ -372,18 +400,38 @@ class Accumulator:
             if not item.text_done:
                 self._field_done(item, family, text, members, out)
             return
-        index = self._part_of(item, family, getattr(event, family.index), out)
+        asked = getattr(event, family.index)
+        index = self._find_part(item, family, asked)
+        if index is None:
+            index = self._add_part(item, family, asked, {"type": family.part}, out)
         if not item.parts[family.place][index].text_done:
             self._part_text_done(item, family, index, text, members, out)
 
     def _field_done(
         self, item: OutputItem, family: Family, text: str | None, members: JsonObject, out: list[bytes]
     ) -> None:
-        item.text_done = True
-        if text is not None:
-            item.text = [text]
-        members[family.member] = "".join(item.text)
-        out.append(self._located(f"{family.stem}.done", item, family, None, members))
+        self._finish_text(item, item, family, None, text, members, out)
+
+    def _finish_text(
+        self,
+        growing: OutputItem | Part,
+        item: OutputItem,
+        family: Family,
+        index: int | None,
+        text: str | None,
+        members: JsonObject,
+        out: list[bytes],
+    ) -> None:
+        """Say that a text is done; what the deltas have left out of it comes as one more."""
+        growing.text_done = True
+        told = "".join(growing.text)
+        if text is not None and text != told:
+            growing.text = [text]
+            if text.startswith(told):
+                rest = {"delta": text.removeprefix(told)}
+                out.append(self._located(f"{family.stem}.delta", item, family, index, rest))
+        members[family.member] = "".join(growing.text)
+        out.append(self._located(f"{family.stem}.done", item, family, index, members))
 
     def _part_text_done(
         self,
@@ -395,19 +443,18 @@ class Accumulator:
         out: list[bytes],
     ) -> None:
         part = item.parts[family.place][index]
-        part.text_done = True
-        if text is not None:
-            part.text = [text]
-        members[family.member] = "".join(part.text)
-        out.append(self._located(f"{family.stem}.done", item, family, index, members))
+        self._finish_text(part, item, family, index, text, members, out)
 
     def _part_done(self, event: Event, part: JsonObject, out: list[bytes]) -> None:
-        family = BY_PART.get(part.get("type", ""))
+        family = part_family(part)
         if family is None:
             return
-        item = self._item_of(event, family.item, out)
-        if item.final is None:
-            index = self._part_of(item, family, getattr(event, family.index or ""), out)
+        item = self._item_of(event, family, out)
+        if item is not None:
+            asked = getattr(event, family.index or "")
+            index = self._find_part(item, family, asked)
+            if index is None:
+                index = self._add_part(item, family, asked, part, out)
             self._close_part(item, family, index, part, out)
 
     def _close_part(
@@ -424,12 +471,13 @@ class Accumulator:
         out.append(self._part_event(PART_EVENTS[family.place][1], item, family, index, value))
 
     def _item_done(self, upstream_index: int | None, item: JsonObject, out: list[bytes]) -> None:
-        upstream_id = item.get("id")
-        known = self._by_id.get(upstream_id) if isinstance(upstream_id, str) else None
-        if known is None and upstream_index is not None:
-            known = self._by_index.get(upstream_index)
-        if known is None:
-            known = self._add(dict(item), upstream_index, out)
+        type, id = item.get("type"), item.get("id")
+        known = self._find(
+            type if isinstance(type, str) else "message", id if isinstance(id, str) else None, upstream_index
+        )
+        self._finish(known or self._add(dict(item), upstream_index, out), item, out)
+
+    def _finish(self, known: OutputItem, item: JsonObject, out: list[bytes]) -> None:
         if known.final is None:
             self._close_item(known, normal_item(item, known.id, "completed"), out)
 
@@ -438,11 +486,11 @@ class Accumulator:
         for place, parts in item.parts.items():
             finals = final.get(place) or [] if parts or final["type"] in ("message", "reasoning") else []
             for index, part in enumerate(finals):
-                family = BY_PART.get(part.get("type", "")) if isinstance(part, dict) else None
+                family = part_family(part)
                 if family is None or family.place != place:
                     continue
                 if index >= len(parts):
-                    self._add_part(item, family, part, out)
+                    self._add_part(item, family, None, part, out)
                 self._close_part(item, family, min(index, len(parts) - 1), part, out)
             for index, open_part in enumerate(parts):
                 self._close_part(item, open_part.family, index, None, out)
@@ -459,17 +507,15 @@ class Accumulator:
         )
 
     def _pass_on(self, event: Event, members: JsonObject, out: list[bytes]) -> None:
-        """An event we know nothing of, about a known item or none: only its numbers are ours."""
-        if not event.type.startswith("response."):
+        """An event we know nothing of, about an open item or none: only its numbers are ours."""
+        if not _EVENT_NAME.fullmatch(event.type):
             return
         members.pop("type", None)
         members.pop("sequence_number", None)
-        item = None
-        if event.item_id is not None:
-            item = self._by_id.get(event.item_id)
-        elif event.output_index is not None:
-            item = self._by_index.get(event.output_index)
-        if item is not None:
+        if event.item_id is not None or event.output_index is not None:
+            item = self._find(None, event.item_id, event.output_index)
+            if item is None or item.final is not None:
+                return
             if "item_id" in members:
                 members["item_id"] = item.id
             if "output_index" in members:
@@ -480,19 +526,30 @@ class Accumulator:
         """The upstream says how the response ended: close what is open, and keep its own words."""
         out: list[bytes] = []
         output = answer.get("output")
+        streamed = list(self.items)
         for index, item in enumerate(output if isinstance(output, list) else ()):
             if isinstance(item, dict):
-                self._item_done(index, item, out)
+                known = _streamed(streamed, index, item)
+                if known is not None:
+                    streamed.remove(known)
+                self._finish(known or self._add(dict(item), index, out), item, out)
+        whole = self._ending(type, answer) == "completed"
         for added in self.items:
             if added.final is None:
-                self._close_item(added, added.so_far("completed"), out)
+                added.cut = not whole
+                self._close_item(added, added.so_far("completed" if whole else "incomplete"), out)
         self._conclude(type, answer)
         return out
+
+    def _ending(self, type: str, answer: JsonObject) -> str:
+        said = answer.get("status")
+        status = said if isinstance(said, str) else ""
+        return ENDINGS.get((type, status), type.removeprefix("response."))
 
     def _conclude(self, type: str, answer: JsonObject) -> None:
         snapshot = self.snapshot
         snapshot.usage = normal_usage(answer.get("usage"))
-        status = ENDINGS.get((type, answer.get("status", "")), type.removeprefix("response."))
+        status = self._ending(type, answer)
         if status == "failed":
             self.fail(_stream_error(answer))
             return
@@ -503,10 +560,29 @@ class Accumulator:
         else:
             details = answer.get("incomplete_details")
             reason = details.get("reason") if isinstance(details, dict) else None
-            snapshot.incomplete_details = {"reason": reason or "max_output_tokens"}
+            known = isinstance(reason, str) and reason
+            snapshot.incomplete_details = {"reason": reason if known else "max_output_tokens"}
 
 
 _HEADS = {family.stem: b"event: %b.delta\ndata: {" % family.stem.encode() for family in FAMILIES}
+
+
+_EVENT_NAME = re.compile(r"response\.[a-z_]+(\.[a-z_]+)*")
+
+_NO_NOTES: dict[str, JsonObject] = {"output_text": {"annotations": [], "logprobs": []}}
+"""What a part that was only just added can't hold yet."""
+
+
+def _streamed(items: Iterable[OutputItem], index: int, item: JsonObject) -> OutputItem | None:
+    """The streamed item that one of the final output is: by its id, or by where it stands."""
+    type, id = item.get("type"), item.get("id")
+    if not isinstance(type, str):
+        type = "message"
+    alike = [known for known in items if known.added["type"] == type]
+    by_id = [known for known in alike if id is not None and known.upstream_id == id]
+    at_index = [known for known in alike if known.upstream_index == index]
+    unnamed = [known for known in alike if known.upstream_id is None or id is None]
+    return next(iter([*by_id, *at_index, *unnamed]), None)
 
 
 def _object(members: JsonObject, name: str) -> JsonObject:

@@ -21,10 +21,22 @@ decode_object = msgspec.json.Decoder(JsonObject).decode
 def normal_part(part: JsonObject) -> JsonObject:
     """A content part with the members that strict clients require (``annotations``, ``logprobs``)."""
     if part.get("type") == "output_text":
-        part["text"] = part.get("text") or ""
-        part["annotations"] = part.get("annotations") or []
-        part["logprobs"] = part.get("logprobs") or []
+        part["text"] = _text(part.get("text"))
+        part["annotations"] = _list(part.get("annotations"))
+        part["logprobs"] = _list(part.get("logprobs"))
+    elif part.get("type") in ("reasoning_text", "summary_text"):
+        part["text"] = _text(part.get("text"))
+    elif part.get("type") == "refusal":
+        part["refusal"] = _text(part.get("refusal"))
     return part
+
+
+def _parts(parts: Any) -> list[JsonObject]:
+    return [
+        normal_part(part)
+        for part in _list(parts)
+        if isinstance(part, dict) and isinstance(part.get("type"), str)
+    ]
 
 
 def normal_item(item: JsonObject, id: str, status: str) -> JsonObject:
@@ -36,28 +48,41 @@ def normal_item(item: JsonObject, id: str, status: str) -> JsonObject:
         status: what an item without a status gets.
     """
     type = item.get("type")
-    normal = {"id": id, "type": type}
+    if not isinstance(type, str):
+        type = "message"
+    normal: JsonObject = {"id": id, "type": type}
     normal.update((name, value) for name, value in item.items() if value is not None and name not in normal)
     if type == "message":
-        normal["role"] = normal.get("role") or "assistant"
-        normal["status"] = normal.get("status") or status
+        normal["role"] = "assistant"
+        normal["status"] = _ended(normal.get("status"), status)
         content = normal.get("content")
         if isinstance(content, str):
             content = [{"type": "output_text", "text": content}]
-        normal["content"] = [normal_part(part) for part in content or () if isinstance(part, dict)]
+        normal["content"] = _parts(content)
     elif type == "function_call":
-        normal["status"] = normal.get("status") or status
+        normal["status"] = _ended(normal.get("status"), status)
         normal["arguments"] = _text(normal.get("arguments"))
         normal["name"] = _text(normal.get("name"))
-        normal["call_id"] = normal.get("call_id") or id
+        normal["call_id"] = _text(normal.get("call_id")) or id
     elif type == "custom_tool_call":
-        normal["status"] = normal.get("status") or status
+        normal["status"] = _ended(normal.get("status"), status)
         normal["input"] = _text(normal.get("input"))
         normal["name"] = _text(normal.get("name"))
-        normal["call_id"] = normal.get("call_id") or id
+        normal["call_id"] = _text(normal.get("call_id")) or id
     elif type == "reasoning":
-        normal["summary"] = normal.get("summary") or []
+        normal["summary"] = _parts(normal.get("summary"))
+        if "content" in normal:
+            normal["content"] = _parts(normal["content"])
     return normal
+
+
+def _ended(said: Any, status: str) -> str:
+    """The status of an item; what the upstream says of one that has ended counts."""
+    return said if said in ("completed", "incomplete") else status
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str:

@@ -49,6 +49,14 @@ DELTAS = {f"{family.stem}.delta": family for family in FAMILIES}
 DONES = {f"{family.stem}.done": family for family in FAMILIES}
 BY_PART = {family.part: family for family in FAMILIES if family.part}
 BY_ITEM = {family.item: family for family in (ARGUMENTS, TOOL_INPUT, MCP_ARGUMENTS, CODE)}
+
+
+def part_family(part: Any) -> Family | None:
+    """The family of a content or summary part, if it is one that we know."""
+    type = part.get("type") if isinstance(part, dict) else None
+    return BY_PART.get(type) if isinstance(type, str) else None
+
+
 PART_EVENTS = {
     "content": ("response.content_part.added", "response.content_part.done"),
     "summary": ("response.reasoning_summary_part.added", "response.reasoning_summary_part.done"),
@@ -74,10 +82,11 @@ decode_event = msgspec.json.Decoder(Event).decode
 class Part:
     """A content or summary part that is being streamed."""
 
-    __slots__ = ("done", "family", "text", "text_done")
+    __slots__ = ("done", "family", "text", "text_done", "upstream_index")
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, upstream_index: int | None) -> None:
         self.family = family
+        self.upstream_index = upstream_index
         self.text: list[str] = []
         self.text_done = False
         self.done = False
@@ -101,10 +110,21 @@ class OutputItem:
         "parts",
         "text",
         "text_done",
+        "upstream_id",
+        "upstream_index",
     )
 
-    def __init__(self, index: int, id: str, added: JsonObject, upstream_id: str | None) -> None:
+    def __init__(
+        self,
+        index: int,
+        id: str,
+        added: JsonObject,
+        upstream_id: str | None = None,
+        upstream_index: int | None = None,
+    ) -> None:
         self.index = index
+        self.upstream_id = upstream_id
+        self.upstream_index = upstream_index
         self.id = id
         self.added = added
         self.old_id = b'"item_id":%b' % encode(upstream_id) if upstream_id else None
@@ -115,6 +135,19 @@ class OutputItem:
         self.final: JsonObject | None = None
         self.data = b""
         self.cut = False
+
+    @property
+    def said(self) -> tuple[str, str | None, int | None]:
+        """What the upstream's events say of it."""
+        return self.added["type"], self.upstream_id, self.upstream_index
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it was added and nothing more."""
+        return self.final is None and not (self.text or self.text_done or any(self.parts.values()))
+
+    def fits(self, type: str | None, index: int) -> bool:
+        return type in (None, self.added["type"]) and self.upstream_index == index
 
     @property
     def partial_call(self) -> bool:
