@@ -96,8 +96,11 @@ class Decoder:
 
 def parse_block(raw: bytes) -> Block | None:
     """Read one event's lines. None if it holds no data (comments, empty lines)."""
-    if raw.startswith(b"data: ") and raw.count(b"\n") == 2:
-        return Block(raw[6:-2], raw)
+    # Nearly all events have one of two forms, told apart without splitting them into lines.
+    lines = raw.count(b"\n")
+    begin = raw.find(b"\n") + 1 if lines == 3 and raw.startswith(b"event: ") else 0
+    if lines == (3 if begin else 2) and raw.startswith(b"data: ", begin):
+        return Block(raw[begin + 6 : -2], raw)
     data = []
     for line in raw.split(b"\n"):
         if line.startswith(b"data:"):
