@@ -143,11 +143,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
 
     Cancellation: turns are ended and recorded before the store closes.
     """
-    async with (
-        open_sqlite_store(config.database_path) as store,
-        open_upstream(config) as upstream,
-        open_inner_nursery() as service,
-    ):
+    async with open_sqlite_store(config.database_path) as store, open_upstream(config) as upstream:
         try:
             await store.recover(crashed)
         except StoreError as error:
@@ -162,6 +158,14 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             mint=mint_id,
             now=time.time,
         )
+        async with open_gateway_over(services) as gateway:
+            yield gateway
+
+
+@asynccontextmanager
+async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
+    """A gateway of given parts, which stay open. Cancellation: as for ``open_gateway``."""
+    async with open_inner_nursery() as service:
         gateway = Gateway(services, service)
         service.start_soon(services.unrecorded.run)
         service.start_soon(prune_streams, services)
@@ -169,6 +173,8 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             yield gateway
         finally:
             await gateway.turns.close()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + services.config.commit_timeout):
+                await services.unrecorded.flush()
             service.cancel_scope.cancel()
 
 

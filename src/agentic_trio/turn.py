@@ -374,7 +374,7 @@ class Turn:
 
     def _ending(self, last: list[bytes]) -> Ending:
         response = self._response
-        logged = self.log.whole()
+        logged = self.log.whole() if self._services.config.replay_retention else None
         return Ending(
             owner=self.owner,
             id=self.id,
