@@ -146,7 +146,7 @@ class Turn:
 
     def snapshot(self) -> bytes:
         """The Response object while the turn is running: what is done shows when it has ended."""
-        return with_output(self._response.snapshot.body(), ())
+        return with_output(self._response.snapshot.under_way().body(), ())
 
     def events(self) -> TurnEvents:
         """The events as objects, from the first on, until the turn has ended."""

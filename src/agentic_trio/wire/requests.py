@@ -327,6 +327,13 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
             value(name)
     stored = value("store") is not False
     background = value("background") or False
+    if background and not stored:
+        # Nobody could ever read it: the answer to a background request comes by its id alone.
+        raise InvalidRequest(
+            "A background response must be stored: 'background' can't be true when 'store' is false.",
+            code="invalid_value",
+            param="background",
+        )
     conversation = conversation_id(members)
     previous = value("previous_response_id")
     if previous is not None and "conversation" in members:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agentic_trio.wire.dialect import JsonObject, decode_object, encode
@@ -30,6 +30,14 @@ class Snapshot:
     error: JsonObject | None = None
     incomplete_details: JsonObject | None = None
     usage: JsonObject | None = None
+
+    def under_way(self) -> Snapshot:
+        """As it is told while the turn runs: how it ended is nobody's business before its commit."""
+        if self.status in ("queued", "in_progress"):
+            return self
+        return replace(
+            self, status="in_progress", completed_at=None, error=None, incomplete_details=None, usage=None
+        )
 
     def body(self) -> bytes:
         """The JSON text without ``output``: what the store keeps."""
