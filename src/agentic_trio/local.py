@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import trio
 
@@ -229,14 +229,18 @@ async def _run_child(port: int, start_timeout: float, ready: Callable[[int], Non
         assert process.stderr is not None
         nursery.start_soon(_keep_log, process.stderr, said)
         async with process.stdin, process.stdout:
+            answer = b""
             with trio.move_on_after(start_timeout) as starting:
-                if line := await process.stdout.receive_some(32):
-                    ready(int(line))
+                answer = bytes(await process.stdout.receive_some(_LOG_BYTES))
             if starting.cancelled_caught:
                 process.kill()
+            elif answer.isdigit():
+                ready(int(answer))
             await process.wait()
     if starting.cancelled_caught:
         return f"not ready after {start_timeout:.0f} s"
+    if answer and not answer.isdigit():
+        return answer.decode()
     if process.returncode is not None and process.returncode < 0:
         return f"killed by {signal.Signals(-process.returncode).name}"
     last_line = said.decode(errors="replace").strip().rpartition("\n")[2]
@@ -254,11 +258,27 @@ async def _keep_log(stream: trio.abc.ReceiveStream, said: bytearray) -> None:
 # What follows runs in the child.
 
 
+class _CannotStart(Exception):
+    """Why, in one line for the parent."""
+
+
 def _serve_model(port: int) -> NoReturn:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    # The parent takes what is written to stdout for the port; llama.cpp may write there too.
-    handshake = os.fdopen(os.dup(1), "w")
+    # The parent takes the first thing on stdout for the port, or for why there is none;
+    # llama.cpp may write there too.
+    answer = os.dup(1)
     os.dup2(2, 1)
+    try:
+        server = _start_server(port)
+    except _CannotStart as error:
+        os.write(answer, str(error).encode())
+        sys.exit(1)
+    os.write(answer, str(_port_of(server)).encode())
+    while True:
+        signal.pause()
+
+
+def _start_server(port: int) -> Any:
     import xllamacpp
 
     weights = _weights()
@@ -270,12 +290,10 @@ def _serve_model(port: int) -> NoReturn:
     params.n_ctx = _CONTEXT_TOKENS
     params.kv_unified = True
     params.cache_ram_mib = _PROMPT_CACHE_MIB
-    # One core is left to the gateway while an answer is generated: with as many threads as
-    # cores llama.cpp, whose threads spin, gets up to six times slower when anything else
-    # runs (measured on 2 cores). Reading a prompt gains a third from the last core.
-    cores = _cores()
-    params.cpuparams.n_threads = min(4, max(1, cores - 1))
-    params.cpuparams_batch.n_threads = min(8, cores)
+    # One core is left to everything else: llama.cpp's threads spin while they wait for each
+    # other, and with one on every core an answer took five times as long on a busy machine.
+    threads = min(4, max(1, _cores() - 1))
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.use_jinja = True
     params.chat_template = _CHAT_TEMPLATE
     params.antiprompt = STOP
@@ -286,13 +304,14 @@ def _serve_model(port: int) -> NoReturn:
     try:
         server = xllamacpp.Server(params)
     except RuntimeError:
-        sys.exit(f"llama.cpp could not load {weights} or listen on 127.0.0.1:{port}")
-    bound_port = int(server.listening_address.rpartition(":")[2])
-    while not _healthy(bound_port):
+        raise _CannotStart(f"llama.cpp could not load {weights} or listen on 127.0.0.1:{port}") from None
+    while not _healthy(_port_of(server)):
         time.sleep(0.05)
-    print(bound_port, file=handshake, flush=True)
-    while True:
-        signal.pause()
+    return server
+
+
+def _port_of(server: Any) -> int:
+    return int(server.listening_address.rpartition(":")[2])
 
 
 def _exit_with_parent() -> None:
@@ -319,7 +338,9 @@ def _weights() -> Path:
                 assemble(partial_file, overwrite=True)
                 partial_file.replace(weights)
     except (OSError, RuntimeError) as error:
-        sys.exit(f"cannot unpack the model's weights: {error} (XDG_CACHE_HOME can name another place)")
+        raise _CannotStart(
+            f"cannot unpack the weights: {error} (XDG_CACHE_HOME can name another place)"
+        ) from error
     return weights
 
 

@@ -45,7 +45,7 @@ def model() -> Iterator[str]:
 
 
 def client_of(base_url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=base_url, timeout=60, trust_env=False)
+    return httpx.AsyncClient(base_url=base_url, timeout=STARTS_WITHIN, trust_env=False)
 
 
 async def ask(base_url: str, items: str | list[dict[str, Any]], **more: Any) -> str:
