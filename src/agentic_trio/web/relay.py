@@ -10,6 +10,8 @@ from agentic_trio.web.body import PlainBody
 from agentic_trio.web.request import this_request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agentic_trio.upstream.client import Answer
     from agentic_trio.web.request import GatewayRequest
 
@@ -71,7 +73,7 @@ async def relay_route(_: str = "") -> Response:
 async def relay_as_is(request: GatewayRequest) -> Response:
     """Relay to the same path upstream, within the bound on requests there."""
     request.stack.enter_context(request.gateway.admission.admit())
-    return await relay(request, request.path, await request.raw_body())
+    return await relay(request, request.scope["raw_path"].decode("ascii"), await request.raw_body())
 
 
 async def relay(request: GatewayRequest, path: str, body: bytes) -> Response:
@@ -82,11 +84,13 @@ async def relay(request: GatewayRequest, path: str, body: bytes) -> Response:
     Raises:
         UpstreamError: the upstream could not be reached.
     """
-    replaced = request.gateway.config.client_auth == "replace"
+    kept_back = NOT_FORWARDED | _named(request.headers.getlist("Connection"))
+    if request.gateway.config.client_auth == "replace":
+        kept_back |= {"x-api-key"}
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in request.headers.items()
-        if name.lower() not in NOT_FORWARDED and not (replaced and name.lower() == "x-api-key")
+        if name.lower() not in kept_back
     ]
     # The bytes go back as they come, so the upstream may only use an encoding that the client takes.
     accepted = request.headers.get("Accept-Encoding", "identity")
@@ -103,11 +107,19 @@ async def relay(request: GatewayRequest, path: str, body: bytes) -> Response:
     )
     response = Response(RelayBody(answer), answer.status)
     response.headers.clear()
-    for name, value in answer.headers:
-        if name.decode("latin-1").lower() not in NOT_RETURNED:
-            response.headers.add(name.decode("latin-1"), value.decode("latin-1"))
+    kept_back = NOT_RETURNED | _named([answer.header(b"connection") or ""])
+    for raw_name, value in answer.headers:
+        name = raw_name.decode("latin-1")
+        # Which pages may call is this server's to say, not the upstream's.
+        if name.lower() not in kept_back and not name.lower().startswith("access-control-"):
+            response.headers.add(name, value.decode("latin-1"))
     response.timeout = None
     return response
+
+
+def _named(connection: Iterable[str]) -> frozenset[str]:
+    """The headers that ``Connection`` headers name: they belong to the connection as well."""
+    return frozenset(name.strip().lower() for value in connection for name in value.split(","))
 
 
 class RelayBody(PlainBody):
