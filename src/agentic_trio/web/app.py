@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
-from agentic_trio.web import conversations, health, relay, responses
+from agentic_trio.web import conversations, health, openapi, relay, responses
 from agentic_trio.web.request import GatewayApp, error_response, name_request, this_request
-from agentic_trio.web.websocket import NoWebSocket
 
 if TYPE_CHECKING:
     from quart import Response
@@ -31,14 +30,19 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     app.url_map.merge_slashes = False
     app.config["RESPONSE_TIMEOUT"] = None
     app.config["BODY_TIMEOUT"] = None
-    for blueprint in (responses.routes, conversations.routes, relay.routes, health.routes):
+    for blueprint in (
+        responses.routes,
+        conversations.routes,
+        relay.routes,
+        health.routes,
+        openapi.routes,
+    ):
         app.register_blueprint(blueprint)
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
     app.direct = {("POST", "/v1/responses"): responses.respond} | {
         ("POST", path): relay.relay_as_is for path in relay.PATHS
     }
-    app.asgi_websocket_class = NoWebSocket
     app.after_request(_name_request)
     if gateway is not None:
         attach(app, gateway)

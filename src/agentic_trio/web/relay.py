@@ -59,13 +59,13 @@ PATHS = (
 
 
 @routes.get("/v1/models")
-@routes.get("/v1/models/<path:_>")
+@routes.get("/v1/models/<path:model>")
 @routes.post(PATHS[0])
 @routes.post(PATHS[1])
 @routes.post(PATHS[2])
 @routes.post(PATHS[3])
 @routes.post(PATHS[4])
-async def relay_route(_: str = "") -> Response:
+async def relay_route(model: str = "") -> Response:
     """Relay to the same path upstream."""
     return await relay_as_is(this_request())
 
