@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from agentic_trio.web import conversations, health, openapi, relay, responses
 from agentic_trio.web.request import GatewayApp, error_response, name_request, this_request
+from agentic_trio.web.websocket import NoWebSocket
 
 if TYPE_CHECKING:
     from quart import Response
@@ -43,6 +44,7 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     app.direct = {("POST", "/v1/responses"): responses.respond} | {
         ("POST", path): relay.relay_as_is for path in relay.PATHS
     }
+    app.asgi_websocket_class = NoWebSocket
     app.after_request(_name_request)
     if gateway is not None:
         attach(app, gateway)

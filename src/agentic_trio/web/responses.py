@@ -161,12 +161,6 @@ async def list_input_items(id: str) -> Response:
     return json_response(await this_gateway().responses.input_items(owner, id, page_query()))
 
 
-@routes.websocket("/v1/responses")
-async def refuse_websocket() -> tuple[str, int]:
-    """There is no WebSocket transport: a client that is told so at once falls back to HTTP."""
-    return "", 426
-
-
 def event_stream(request: GatewayRequest, log: EventLog, position: int = 0) -> Response:
     """A turn's events as they come. Proxies are asked to keep nothing and to hold back nothing."""
     response = Response(
