@@ -1013,6 +1013,7 @@ class FakeUpstream:
         """Connections accepted so far."""
         self._choose: Callable[[Recorded], Script | None] | None = None
         self._released = trio.Event()
+        self._life = trio.CancelScope()
         self._waiters = trio.lowlevel.ParkingLot()
         self._cache: OrderedDict[tuple[str, bytes], Answer] = OrderedDict()
 
@@ -1064,7 +1065,20 @@ class FakeUpstream:
     def changed(self) -> None:
         self._waiters.unpark_all()
 
+    def kill(self) -> None:
+        """The process dies: connections are cut, new ones refused."""
+        self._life.cancel()
+
     # For connections.
+
+    async def listen(self, port: int, task_status: trio.TaskStatus[None]) -> None:
+        """Serve a port of loopback (0: any) until killed; ``url`` is set when this has started."""
+        async with trio.open_nursery() as nursery:
+            serve = functools.partial(trio.serve_tcp, self.serve, port, host="127.0.0.1")
+            listeners = await nursery.start(serve)
+            self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+            self._life = nursery.cancel_scope
+            task_status.started()
 
     async def serve(self, stream: trio.abc.HalfCloseableStream) -> None:
         """Serve one connection until it ends."""
@@ -1146,6 +1160,8 @@ class _Connection:
         self.server = server
         self.stream = stream
         self.left = False
+        self.generating = False
+        self.finished = False
         self.answering: trio.CancelScope | None = None
         self.into, self.arrived = trio.open_memory_channel[Recorded](100)
         self.parser = httptools.HttpRequestParser(self)
@@ -1197,7 +1213,9 @@ class _Connection:
             server.requests.append(request)
             server.changed()
         answer = server.answer(request)
-        if answer.status != 200 and not answer.script.hang and not answer.script.delay:
+        if request.method == "HEAD":
+            await self.stream.send_all(_head_of(answer))
+        elif answer.status != 200 and not answer.script.hang and not answer.script.delay:
             await self.stream.send_all(answer_bytes(answer))
         else:
             await self.generate(answer)
@@ -1208,17 +1226,26 @@ class _Connection:
         server = self.server
         server.live += 1
         server.changed()
-        self.finished = False
+        self.generating, self.finished = True, False
         try:
             with trio.CancelScope() as self.answering:
                 if self.left:
                     self.answering.cancel()
                 await self.deliver(answer)
+        except trio.BrokenResourceError:
+            self.left = True
+            raise
         finally:
             self.answering = None
-            server.live -= 1
+            self.generated()
             server.aborted += self.left and not self.finished
             server.changed()
+
+    def generated(self) -> None:
+        """Count the request as over: before its last bytes leave, so that who has them all finds it so."""
+        self.server.live -= self.generating
+        self.generating = False
+        self.server.changed()
 
     async def deliver(self, answer: Answer) -> None:
         script = answer.script
@@ -1229,7 +1256,9 @@ class _Connection:
             await trio.sleep(pause)
         answer = stamped(answer)
         stop = _stop(script)
-        if stop is None and not script.interval and script.writes in (None, "burst"):
+        paced = script.interval and answer.chunked
+        if stop is None and not paced and script.writes in (None, "burst"):
+            self.generated()
             await self.stream.send_all(answer_bytes(answer))
             self.finished = True
             return
@@ -1240,6 +1269,7 @@ class _Connection:
             await self.misbehave(script)
         await self.write(answer, rest)
         self.finished = True
+        self.generated()
         if answer.chunked:
             await self.stream.send_all(b"0\r\n\r\n")
 
@@ -1320,12 +1350,12 @@ async def open_fake_upstream(
     upstream = FakeUpstream((default or Script()).varied(**script), record=record, keep_alive=keep_alive)
     failure = None
     async with trio.open_nursery() as nursery:
-        serve = functools.partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1")
-        listeners = await nursery.start(serve)
-        upstream.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        await nursery.start(upstream.listen, port)
         try:
             yield upstream
-        except Exception as error:
+        except (trio.Cancelled, GeneratorExit):
+            raise
+        except BaseException as error:  # pytest's outcomes among them
             failure = error
         nursery.cancel_scope.cancel()
     if failure:

@@ -24,6 +24,7 @@ from tests.fake_upstream import (
     open_fake_upstream,
     split_events,
 )
+from tests.oracles import accumulate
 
 WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
 
@@ -142,8 +143,16 @@ async def test_json_answer_is_the_recorded_one(upstream, client):
     assert anonymous(answer.content) == anonymous((DATA / "vllm.responses.json").read_bytes())
 
 
-@pytest.mark.parametrize("writes", [None, "event", "byte", (1, 7, 100)])
-@pytest.mark.parametrize("name", ["vllm.responses_tools.sse", "transformers.responses.sse"])
+@pytest.mark.parametrize(
+    ("name", "writes"),
+    [
+        ("vllm.responses.sse", None),
+        ("vllm.responses.sse", "event"),
+        ("vllm.responses.sse", (1, 7, 100)),
+        ("vllm.responses_tools.sse", "byte"),
+        ("transformers.responses.sse", None),
+    ],
+)
 async def test_replay_is_verbatim_however_it_is_cut(upstream, client, name, writes):
     upstream.script(Script(replay=name, writes=writes))
     answer = await client.post("/v1/responses", json=ask("hi", stream=True))
@@ -244,6 +253,22 @@ async def test_repeated_item_ids_differ_within_an_answer(upstream, client):
     upstream.script(Script(ids="repeated", output=(Text("a"), Text("b"))))
     first, second = (await client.post("/v1/responses", json=ask("hi"))).json()["output"]
     assert first["id"] != second["id"]
+
+
+@pytest.mark.parametrize("name", ["vllm.responses", "vllm.tool_strict", "vllm_reasoning.0", "vllm_sigterm"])
+def test_recordings_satisfy_the_sdks_helper(name):
+    accumulate(parse((DATA / f"{name}.sse").read_bytes()))
+
+
+async def test_scripted_items_satisfy_the_sdks_helper(upstream, client):
+    output = (
+        Reasoning("think", summary=("sum",)),
+        Refusal("no"),
+        Call("f", '{"a": 1}'),
+        CustomCall("g", "x"),
+    )
+    upstream.script(Script(output=(*output, Unknown({"type": "hologram"}), Text("done"))))
+    accumulate(await stream(client, "hi"))
 
 
 # ------------------------------------------------------------- refusals
@@ -463,6 +488,23 @@ async def test_close_ends_the_connection(upstream, client):
     for _ in range(2):
         await client.post("/v1/responses", json=ask('!{"close": true}'))
     assert upstream.connections == 2
+
+
+async def test_killed_server_cuts_and_refuses(upstream, client):
+    async with raw(upstream, '!{"stall_after": 3}') as connection:
+        await upstream.wait_stalled(1)
+        upstream.kill()
+        body = b"".join([chunk async for chunk in connection])
+    assert body.count(b"event: ") == 3
+    assert not body.endswith(b"0\r\n\r\n")
+    with pytest.raises(httpx.ConnectError):
+        await client.get("/health")
+    assert upstream.aborted == 0
+
+
+async def test_head_has_no_body(client):
+    assert (await client.head("/v1/responses")).status_code == 405
+    assert (await client.get("/health")).status_code == 200
 
 
 async def test_exception_of_the_block_leaves_as_it_is():
