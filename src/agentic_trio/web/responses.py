@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 from quart import Blueprint, Response
 
+from agentic_trio.errors import NotFound
 from agentic_trio.eventlog import FellBehind
 from agentic_trio.turns import check_repeat, fingerprint_of, idempotent_id
 from agentic_trio.web.body import PlainBody
@@ -159,6 +160,15 @@ async def list_input_items(id: str) -> Response:
     """List what the model was given."""
     owner = this_request().context.owner
     return json_response(await this_gateway().responses.input_items(owner, id, page_query()))
+
+
+@routes.post("/v1/responses/compact")
+@routes.post("/v1/responses/input_tokens")
+async def refuse_unserved() -> Response:
+    """Endpoints of OpenAI's that are not served here. Without this they would be a response's id and 405;
+    clients that can do without them look for 404."""
+    path = this_request().path
+    raise NotFound(f"Invalid URL (POST {path})", code="unknown_url")
 
 
 def event_stream(request: GatewayRequest, log: EventLog, position: int = 0) -> Response:
