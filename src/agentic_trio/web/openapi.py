@@ -58,6 +58,8 @@ def _paths() -> Json:
                 answer="Response",
                 headers=("Idempotency-Key", "X-On-Disconnect"),
                 events=True,
+                # With "store": false a refusal is the model server's own.
+                error="Relayed",
             ),
             "get": _operation(
                 "List responses, where that is switched on",
@@ -107,12 +109,18 @@ def _paths() -> Json:
             "get": _operation("Read an item", answer="Item", path=("id", "item"), query=("include",)),
             "delete": _operation("Drop an item", answer="Conversation", path=("id", "item")),
         },
-        "/v1/models": {"get": _operation("The model server's models", answer="Relayed")},
+        "/v1/models": {"get": _operation("The model server's models", answer="Relayed", error="Relayed")},
         "/v1/models/{model}": {
-            "get": _operation("One of the model server's models", answer="Relayed", path=("model",))
+            "get": _operation(
+                "One of the model server's models", answer="Relayed", path=("model",), error="Relayed"
+            )
         },
         **{
-            path: {"post": _operation("Relayed as it is", body="Relayed", answer="Relayed", events=True)}
+            path: {
+                "post": _operation(
+                    "Relayed as it is", body="Relayed", answer="Relayed", events=True, error="Relayed"
+                )
+            }
             for path in (
                 "/v1/chat/completions",
                 "/v1/completions",
@@ -122,7 +130,11 @@ def _paths() -> Json:
             )
         },
         "/health": {"get": _operation("Whether the process serves", answer="Relayed")},
-        "/ready": {"get": _operation("Whether it can work: 503 with the reason if not", answer="Relayed")},
+        "/ready": {
+            "get": _operation(
+                "Whether it can work: 503 with the reason if not", answer="Relayed", error="Relayed"
+            )
+        },
         "/openapi.json": {"get": _operation("This document", answer="Relayed")},
         "/": {"get": _operation("Whether anyone is there", answer="Relayed")},
     }
@@ -155,6 +167,7 @@ def _operation(
     query: tuple[str, ...] = (),
     headers: tuple[str, ...] = (),
     events: bool = False,
+    error: str = "Error",
 ) -> Json:
     content: Json = {"application/json": {"schema": _ref(answer)}}
     if events:
@@ -170,7 +183,7 @@ def _operation(
             "200": {"description": "Success", "content": content},
             "default": {
                 "description": "What was refused, and why",
-                "content": {"application/json": {"schema": _ref("Error")}},
+                "content": {"application/json": {"schema": _ref(error)}},
             },
         },
     }
