@@ -31,6 +31,8 @@ INTRODUCTION = "My name is Ada."
 QUESTION = "What is my name?"
 STREAMED = "Count from 1 to 10."
 
+ENDINGS = ("response.completed", "response.incomplete", "response.failed")
+
 _LISTENS = re.compile(r"listens on (http://\S+?);")
 
 
@@ -50,12 +52,12 @@ async def demo(url: str | None, model: str | None) -> None:
         SystemExit: 2 if there is neither a gateway nor the local model, 1 if anything else failed,
             130 for Ctrl-C. One line on stderr says why.
     """
+    if url is not None and not _is_url(url):
+        _fail(f"--url must be an http:// or https:// URL, not {url!r}", 2)
     try:
         await (_on_own_gateway(model) if url is None else _on_running_gateway(url, model))
     except LocalModelError as error:
         _fail(f"{error}, or name a running gateway with --url", 2)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        _fail(f"--url must be an http:// or https:// URL, not {url!r}", 2)
     except httpx.HTTPError as error:
         words = " ".join(str(error).split()) or type(error).__name__
         _fail(f"the gateway can't be used: {words}", 1)
@@ -66,6 +68,14 @@ async def demo(url: str | None, model: str | None) -> None:
         if isinstance(error, BaseExceptionGroup) and error.split(KeyboardInterrupt)[1] is not None:
             raise
         raise SystemExit(130) from None
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host)
 
 
 def _fail(message: str, code: int) -> None:
@@ -150,7 +160,7 @@ class Talk:
     async def follow(self, text: str) -> None:
         """Say something and show the answer as it comes."""
         say(f"  You:   {text}\n  Model, streamed: ", end="")
-        deltas = 0
+        deltas, ended = 0, None
         request = {**self._request(text), "stream": True}
         async with self.client.stream("POST", "/v1/responses", json=request) as answer:
             if answer.status_code != 200:
@@ -163,11 +173,12 @@ class Talk:
                 if event["type"] == "response.output_text.delta":
                     deltas += 1
                     say(event["delta"].replace("\n", " "), end="")
-                elif "response" in event and event["response"]["status"] != "in_progress":
-                    say(f" ({deltas} deltas)")
-                    self._keep(event["response"])
-                    return
-        raise DemoFailed("the stream broke off")
+                elif event["type"] in ENDINGS:
+                    ended = event["response"]
+        say(f" ({deltas} deltas)")
+        if ended is None:
+            raise DemoFailed("the stream broke off")
+        self._keep(ended)
 
     async def check(self) -> None:
         """Read everything back and compare it with what was answered."""

@@ -1,0 +1,180 @@
+"""What the documents show is run, and what they state is held against the code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import socket
+import sys
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import trio
+
+from agentic_trio.__main__ import parser
+from agentic_trio.config import ENVIRONMENT, Config
+
+from .programs import PATIENCE, ROOT, run_python
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import Served
+
+MODEL_SERVER = "http://127.0.0.1:8000"
+GATEWAY = "http://127.0.0.1:9000"
+DOCUMENTS = ("README.md", "docs/architecture.md", "docs/configuration.md", "docs/embedding.md")
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+SNIPPETS = [
+    pytest.param(code, id=f"{document}-{number}")
+    for document in DOCUMENTS
+    for number, code in enumerate(blocks(document, "python"), 1)
+]
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+async def test_a_snippet_runs_as_it_stands(code: str, served: Served, tmp_path: Path) -> None:
+    # Only the ports differ: those of a test are free ones.
+    code = code.replace(MODEL_SERVER, served.upstream.url).replace(GATEWAY, served.url)
+    ran = await run_python("-W", "error", "-c", code, cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    called = {request.path for request in served.upstream.requests}
+    assert called == (set() if "shutdown_trigger" in code else {"/v1/responses"})
+
+
+async def test_the_readme_s_first_snippet_remembers(served: Served, tmp_path: Path) -> None:
+    code = blocks("README.md", "python")[0].replace(GATEWAY, served.url)
+    assert len([line for line in code.splitlines() if line]) <= 6
+    ran = await run_python("-c", code, cwd=tmp_path)
+    assert ran.out == "echo: 3 items; last: What is my name?\n"
+
+
+async def test_the_app_runs_under_hypercorn(served: Served, tmp_path: Path, nursery: trio.Nursery) -> None:
+    (line,) = (block for block in blocks("docs/embedding.md", "shell") if "hypercorn" in block)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = shlex.split(line.replace("127.0.0.1:9000", f"127.0.0.1:{port}"))
+    variables = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
+    assert variables == {"LLM_API_BASE": MODEL_SERVER}
+    command = words[len(variables) :]
+    assert command[:3] == ["hypercorn", "-k", "trio"]
+    environment = {**os.environ, "LLM_API_BASE": served.upstream.url}
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", *command], env=environment, cwd=tmp_path
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        with trio.fail_after(PATIENCE):
+            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE) as client:
+                await until_healthy(client)
+                body = {"model": "tiny", "input": "hi"}
+                answer = await client.post("/v1/responses", json=body)
+                assert answer.status_code == 200
+                kept = await client.get(f"/v1/responses/{answer.json()['id']}")
+                assert kept.json() == answer.json()
+            process.terminate()
+            assert await process.wait() == 0
+    finally:
+        process.kill()
+    assert (tmp_path / "agentic_api.db").exists()
+
+
+async def until_healthy(client: httpx.AsyncClient) -> None:
+    while True:
+        try:
+            if (await client.get("/health")).status_code == 200:
+                return
+        except httpx.ConnectError:
+            await trio.sleep(0.05)
+
+
+def tables(document: str) -> list[list[str]]:
+    """The rows of all tables, cells without code marks."""
+    rows = [line for line in (ROOT / document).read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def code_in(cell: str) -> str:
+    found = re.fullmatch(r"`([^`]*)`", cell)
+    return found[1] if found else ""
+
+
+def shown(value: object) -> str:
+    """A default as the documents write it."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def serve_options() -> dict[str, argparse.Action]:
+    """Field or switch -> its option."""
+    commands = next(each for each in parser()._actions if isinstance(each, argparse._SubParsersAction))
+    return {each.dest: each for each in commands.choices["serve"]._actions if each.dest != "help"}
+
+
+VARIABLES = {name: variable for variable, name in ENVIRONMENT.items()}
+DEFAULTS = {each.name: shown(each.default) for each in fields(Config)}
+
+
+def test_every_setting_is_documented_as_it_is() -> None:
+    rows = [row for row in tables("docs/configuration.md") if len(row) == 5][1:]
+    documented = {code_in(row[2]): (code_in(row[0]), code_in(row[1]), row[3]) for row in rows}
+    options = serve_options()
+    expected = {
+        name: (
+            options[name].option_strings[0] if name in options else "",
+            VARIABLES.get(name, ""),
+            default,
+        )
+        for name, default in DEFAULTS.items()
+    }
+    assert documented == expected
+    assert all(row[4] for row in rows)
+
+
+def test_every_switch_is_documented() -> None:
+    documented = {code_in(row[0]) for row in tables("docs/configuration.md") if len(row) == 2}
+    switches = {each.option_strings[0] for name, each in serve_options().items() if name not in DEFAULTS}
+    assert documented - {""} == switches
+
+
+def test_the_readme_s_settings_are_as_they_are() -> None:
+    rows = [row for row in tables("README.md") if row[0].startswith("`--")]
+    flags = {each.option_strings[0]: name for name, each in serve_options().items()}
+    assert len(rows) > 5
+    for flag, variable, default, _ in rows:
+        name = flags[code_in(flag)]
+        assert (code_in(variable), default) == (VARIABLES.get(name, ""), DEFAULTS[name])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_to_files_that_are_there(document: str) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / document).read_text())
+    missing = [link for link in links if not (ROOT / document).parent.joinpath(link).exists()]
+    assert not missing
+
+
+def test_the_routes_of_the_readme_are_all_that_are_served() -> None:
+    from agentic_trio.web.app import create_app
+
+    text = (ROOT / "README.md").read_text()
+    known = {"/", "/v1/models/<path:_>"}
+    rules = {
+        re.sub(r"<item>", "{item_id}", re.sub(r"<id>", "{id}", rule.rule))
+        for rule in create_app().url_map.iter_rules()
+    } - known
+    shortened = {rule: re.sub(r"^/v1/(responses|conversations)/\{id\}/", ".../", rule) for rule in rules}
+    missing = [rule for rule, short in shortened.items() if rule not in text and short not in text]
+    assert not missing
