@@ -9,23 +9,19 @@ stamp=$venv/.installed
 say() { printf '==> %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-# Prints the Python to use: the default one where the project is tested on it, else the newest that is.
+# Prints the Python to use: $PYTHON, or the default one where the project is tested on it, or the newest that is.
 find_python() {
-    local name
-    for name in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
-        # A shim can be on PATH without an interpreter behind it: ask, don't look.
-        if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    local name limit
+    for limit in "< (3, 14)" "< (4,)"; do
+        for name in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+            # A shim can be on PATH without an interpreter behind it: ask, don't look.
+            "$name" -c "import sys; sys.exit(not (3, 11) <= sys.version_info $limit)" 2>/dev/null || continue
             "$name" -c 'import sys; print(sys.executable)'
             return
-        fi
+        done
     done
-    for name in ${PYTHON:+"$PYTHON"} python3 python; do
-        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            "$name" -c 'import sys; print(sys.executable)'
-            return
-        fi
-    done
-    die "Python 3.11 or newer is needed; found $(python3 --version 2>&1 || echo none). Name another one with PYTHON=..."
+    name=${PYTHON:-python3}
+    die "Python 3.11 or newer is needed; $name is $("$name" --version 2>/dev/null || echo missing). PYTHON=... names another one."
 }
 
 make_venv() {
@@ -70,7 +66,7 @@ setup() {
         return
     fi
     local list; list=$(xargs <<<"$extras" | tr ' ' ',')
-    local size=; [[ $extras != *" local "* ]] || size=" (the local model is a download of 0.3 GB)"
+    local size=; [[ $extras != *" local "* ]] || size=" (with the local model: 0.3 GB the first time)"
     say "Installing agentic-trio${list:+[$list]} with $(command -v uv >/dev/null && echo uv || echo pip)$size"
     rm -f "$stamp"
     # The build backend too has the locked version, which an isolated build would not give it.
