@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -148,7 +148,6 @@ _POSITIVE = (
     "keep_alive_interval",
 )
 _NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")
-FIELD_NAMES = frozenset(each.name for each in fields(Config))
 
 
 def _parsed(variable: str, name: str, text: str) -> Any:

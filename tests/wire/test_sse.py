@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentic_trio.wire import sse
@@ -28,6 +28,7 @@ def cut(whole: bytes, places: list[int]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
+@settings(max_examples=20)
 @given(places=st.lists(st.integers(0, 10**6), max_size=60))
 def test_a_recording_gives_the_same_events_however_it_is_cut(recording: Path, places: list[int]) -> None:
     whole = recording.read_bytes()

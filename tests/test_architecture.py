@@ -1,0 +1,146 @@
+"""Imports point down only, and I/O stays where it belongs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import agentic_trio
+
+PACKAGE = Path(agentic_trio.__file__).parent
+
+LAYERS = (
+    ("errors", "config", "context", "nurseries"),
+    ("wire",),
+    ("store", "upstream"),
+    ("admission", "eventlog", "holds", "responses", "state", "turn", "turns", "unrecorded"),
+    ("gateway",),
+    ("web",),
+    ("server",),
+    ("__main__", "asgi", "demo", "local"),
+)
+"""From the bottom to the top. What stands in one layer may use what stands below it."""
+
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+SIBLINGS = ("wire", "store", "upstream", "web", "server")
+"""The packages that know nothing of their neighbours in the same layer."""
+
+PURE = frozenset(
+    {"__future__", "collections", "dataclasses", "difflib", "functools", "msgspec", "re", "secrets", "typing"}
+)
+"""What the wire layer may import beside itself: nothing here reads or writes anything."""
+
+OWNERS = {
+    # The demo is a client of the gateway, not of the model server.
+    "httpx": ("upstream.client", "upstream.transport", "demo"),
+    "sqlite3": ("store",),
+    "quart": ("web",),
+    "quart_trio": ("web", "asgi"),
+    "httptools": ("server", "upstream"),
+}
+"""Library -> the only modules that may name it."""
+
+
+class Import(NamedTuple):
+    """``module`` imports ``target``; both without the package's own name if they are ours."""
+
+    module: str
+    line: int
+    target: str
+    ours: bool
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.target}"
+
+    @property
+    def layer(self) -> str:
+        return self.module.partition(".")[0]
+
+    @property
+    def below(self) -> str:
+        return self.target.partition(".")[0]
+
+
+def imports_of(path: Path) -> list[Import]:
+    """Every import of a file, those for the type checker and inside of functions included."""
+    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parent = [PACKAGE.name, *module.split(".")][: -node.level] if node.level else []
+            base = ".".join([*parent, *filter(None, [node.module])])
+            # "from agentic_trio.wire import sse" names a module, not a member.
+            names = [f"{base}.{alias.name}" if is_package(base) else base for alias in node.names]
+        else:
+            continue
+        for name in names:
+            ours = name.split(".")[0] == PACKAGE.name
+            found.append(Import(module, node.lineno, name.removeprefix(f"{PACKAGE.name}."), ours))
+    return found
+
+
+def is_package(name: str) -> bool:
+    return name.split(".")[0] == PACKAGE.name and PACKAGE.joinpath(*name.split(".")[1:]).is_dir()
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+IMPORTS = [each for path in MODULES for each in imports_of(path)]
+
+
+def test_every_module_stands_in_a_layer() -> None:
+    names = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    assert names == set(RANK)
+
+
+def test_no_import_points_up() -> None:
+    wrong = [str(each) for each in IMPORTS if each.ours and RANK[each.below] > RANK[each.layer]]
+    assert not wrong
+
+
+def test_neighbouring_packages_know_nothing_of_each_other() -> None:
+    wrong = [
+        str(each)
+        for each in IMPORTS
+        if each.ours
+        and each.layer in SIBLINGS
+        and each.below != each.layer
+        and RANK[each.below] == RANK[each.layer]
+    ]
+    assert not wrong
+
+
+def test_the_wire_layer_does_no_io() -> None:
+    wrong = [
+        str(each) for each in IMPORTS if each.layer == "wire" and not each.ours and each.below not in PURE
+    ]
+    assert not wrong
+
+
+def test_the_wire_layer_awaits_nothing() -> None:
+    waiting = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)
+    wrong = [
+        f"{path.name}:{node.lineno}"
+        for path in sorted((PACKAGE / "wire").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, waiting)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_is_named_only_where_it_belongs(library: str) -> None:
+    owners = OWNERS[library]
+    wrong = [
+        str(each)
+        for each in IMPORTS
+        if each.below == library
+        and not each.ours
+        and not any(each.module == owner or each.module.startswith(f"{owner}.") for owner in owners)
+    ]
+    assert not wrong
