@@ -383,9 +383,9 @@ class Turn:
             base=self._history.base,
             conversation=self.call.conversation,
             input=self._stored_input(),
-            output=[Item(item.id, item.data, partial=item.partial_call) for item in response.items],
+            output=[Item(item.id, item.data, partial=item.unusable) for item in response.items],
             open_calls=self._waiting_calls
-            | opened_calls(item.final or {} for item in response.items if not item.partial_call),
+            | opened_calls(item.final or {} for item in response.items if not item.unusable),
             body=response.snapshot.body(),
             fingerprint=self.fingerprint,
             events=(*logged, *last) if last and logged is not None else (),

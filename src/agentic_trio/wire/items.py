@@ -12,7 +12,7 @@ import msgspec
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
-from agentic_trio.wire.dialect import JsonObject, encode, normal_part
+from agentic_trio.wire.dialect import JsonObject, decode_object, encode, normal_part
 from agentic_trio.wire.ids import CHECKED_PREFIXES, MintId, item_prefix
 
 if TYPE_CHECKING:
@@ -173,6 +173,9 @@ def _message(members: JsonObject, path: str, mint: MintId) -> InputItem:
         content = [{"type": allowed[0], "text": content}]
     elif not isinstance(content, list):
         raise checks.invalid_type(f"{path}.content", "one of a string or array of content parts", content)
+    if not content and role == "assistant":
+        # vLLM answers a history that holds an answer without content with 500.
+        content = [{"type": "output_text", "text": ""}]
     members["content"] = [
         _part(part, f"{path}.content[{index}]", allowed) for index, part in enumerate(content)
     ]
@@ -255,6 +258,25 @@ def opened_calls(items: Iterable[JsonObject]) -> frozenset[str]:
         for item in items
         if item.get("type") in CALLS and isinstance(item.get("call_id"), str)
     )
+
+
+REFUSAL_PART = b'"type":"refusal"'
+"""How a refusal reads in a stored item, whose spelling is ours."""
+
+
+def refusals_as_text(data: bytes) -> bytes:
+    """An item as model servers take it: vLLM answers a refusal in the context with 500."""
+    if REFUSAL_PART not in data:
+        return data
+    item = decode_object(data)
+    if item.get("type") == "message":
+        item["content"] = [
+            {"type": "output_text", "text": part["refusal"], "annotations": [], "logprobs": []}
+            if part.get("type") == "refusal"
+            else part
+            for part in item["content"]
+        ]
+    return encode(item)
 
 
 KEPT_SHARE = 0.75

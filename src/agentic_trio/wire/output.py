@@ -150,9 +150,15 @@ class OutputItem:
         return type in (None, self.added["type"]) and self.upstream_index == index
 
     @property
-    def partial_call(self) -> bool:
-        """Whether it is a call whose arguments were cut off: no model can be asked to go on from it."""
-        return self.cut and self.added["type"] in BY_ITEM
+    def unusable(self) -> bool:
+        """Whether it was cut off so early that no model can be asked to go on from it.
+
+        That is a call without all of its arguments, and a message or reasoning without any text: vLLM
+        answers a history that holds an item without content with 500.
+        """
+        if not self.cut:
+            return False
+        return self.added["type"] in BY_ITEM or not any(part.text for part in self.parts["content"])
 
     def finish(self, final: JsonObject) -> None:
         self.final = final

@@ -16,7 +16,7 @@ import msgspec
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
 from agentic_trio.wire.dialect import JsonObject, encode
-from agentic_trio.wire.items import InputItem, parse_input
+from agentic_trio.wire.items import REFUSAL_PART, InputItem, parse_input, refusals_as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,6 +202,9 @@ class CreateResponse:
             items: the history's items, then the new ones.
             stream: whether the upstream shall stream.
         """
+        context = b",".join(items)
+        if REFUSAL_PART in context:
+            context = b",".join(refusals_as_text(item) for item in items)
         rest = b"".join(
             b'"%b":%b,' % (encode(name)[1:-1], value)
             for name, value in self.members.items()
@@ -209,7 +212,7 @@ class CreateResponse:
         )
         return b'{%b"input":[%b],"store":false,"stream":%b}' % (
             rest,
-            b",".join(items),
+            context,
             b"true" if stream else b"false",
         )
 
