@@ -310,7 +310,8 @@ class Store(Protocol):
     async def find_items(self, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
         """Look up issued ids: the JSON text of each that is known. Names that clients chose never are.
 
-        An item is known as long as any history holds it, whatever response or conversation was deleted.
+        An item is known as long as any history holds it, whatever response or conversation was deleted;
+        a partial one never is.
         """
 
     async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:

@@ -23,9 +23,11 @@ from agentic_trio.store.paging import page_of_list, page_of_view
 from agentic_trio.store.threads import (
     CHAIN,
     CONVERSATION,
+    MAX_POSITION,
     Segment,
     append,
     dump_calls,
+    key,
     load_calls,
     new_thread,
     read_data,
@@ -130,7 +132,7 @@ def output(
         return ()
     rows = connection.execute(
         "SELECT data FROM entry WHERE key BETWEEN ? AND ? ORDER BY key",
-        (thread << 24 | first, thread << 24 | last),
+        (key(thread, first), key(thread, last)),
     )
     return [row[0] for row in rows]
 
@@ -180,11 +182,9 @@ def announce(connection: sqlite3.Connection, announcement: Announcement) -> None
 def end(connection: sqlite3.Connection, ending: Ending) -> None:
     """See ``Store.end``."""
     known = connection.execute(
-        "SELECT pending IS NULL, conversation FROM response WHERE owner = ? AND id = ?",
-        (ending.owner, ending.id),
+        "SELECT pending IS NULL FROM response WHERE owner = ? AND id = ?", (ending.owner, ending.id)
     ).fetchone()
-    ended, announced_in = known or (False, None)
-    if ended:
+    if known and known[0]:
         return
     conversation = None
     if ending.conversation is not None:
@@ -199,8 +199,7 @@ def end(connection: sqlite3.Connection, ending: Ending) -> None:
             )
     else:
         head = new_thread(connection, ending.owner, CHAIN, ending.base, items)
-    # A conversation deleted meanwhile is still the one that the response was made in.
-    _record(connection, ending, head, announced_in if conversation is None else conversation)
+    _record(connection, ending, head, conversation)
 
 
 def _may_append(
@@ -318,8 +317,9 @@ def find_items(connection: sqlite3.Connection, owner: str, ids: Sequence[str]) -
     for id in ids:
         row = connection.execute(
             "SELECT data FROM entry JOIN thread ON thread.id = entry.key >> 24"
-            " WHERE item = ? AND issued = 1 AND owner = ? ORDER BY key LIMIT 1",
-            (id, owner),
+            " WHERE item = ? AND issued = 1 AND owner = ?"
+            " AND (dropped IS NULL OR dropped > (key & ?)) ORDER BY key LIMIT 1",
+            (id, owner, MAX_POSITION),
         ).fetchone()
         if row is not None:
             found[id] = row[0]
