@@ -17,6 +17,7 @@ import trio
 
 from agentic_trio.__main__ import parser
 from agentic_trio.config import ENVIRONMENT, Config
+from agentic_trio.web.openapi import document
 
 from .programs import PATIENCE, ROOT, run_python
 
@@ -30,15 +31,15 @@ GATEWAY = "http://127.0.0.1:9000"
 DOCUMENTS = ("README.md", "docs/architecture.md", "docs/configuration.md", "docs/embedding.md")
 
 
-def blocks(document: str, language: str) -> list[str]:
-    text = (ROOT / document).read_text()
+def blocks(name: str, language: str) -> list[str]:
+    text = (ROOT / name).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 SNIPPETS = [
-    pytest.param(code, id=f"{document}-{number}")
-    for document in DOCUMENTS
-    for number, code in enumerate(blocks(document, "python"), 1)
+    pytest.param(code, id=f"{name}-{number}")
+    for name in DOCUMENTS
+    for number, code in enumerate(blocks(name, "python"), 1)
 ]
 
 
@@ -98,9 +99,9 @@ async def until_healthy(client: httpx.AsyncClient) -> None:
             await trio.sleep(0.05)
 
 
-def tables(document: str) -> list[list[str]]:
+def tables(name: str) -> list[list[str]]:
     """The rows of all tables, cells without code marks."""
-    rows = [line for line in (ROOT / document).read_text().splitlines() if line.startswith("| ")]
+    rows = [line for line in (ROOT / name).read_text().splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
@@ -159,22 +160,21 @@ def test_the_readme_s_settings_are_as_they_are() -> None:
         assert (code_in(variable), default) == (VARIABLES.get(name, ""), DEFAULTS[name])
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_to_files_that_are_there(document: str) -> None:
-    links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / document).read_text())
-    missing = [link for link in links if not (ROOT / document).parent.joinpath(link).exists()]
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_to_files_that_are_there(name: str) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / name).read_text())
+    missing = [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
     assert not missing
 
 
-def test_the_routes_of_the_readme_are_all_that_are_served() -> None:
-    from agentic_trio.web.app import create_app
-
+def test_the_readme_names_every_route_that_is_served() -> None:
     text = (ROOT / "README.md").read_text()
-    known = {"/", "/v1/models/<path:_>"}
-    rules = {
-        re.sub(r"<item>", "{item_id}", re.sub(r"<id>", "{id}", rule.rule))
-        for rule in create_app().url_map.iter_rules()
-    } - known
-    shortened = {rule: re.sub(r"^/v1/(responses|conversations)/\{id\}/", ".../", rule) for rule in rules}
-    missing = [rule for rule, short in shortened.items() if rule not in text and short not in text]
+    paths = [path for path in document()["paths"] if path != "/"]
+    shortened = [re.sub(r"^/v1/(responses|conversations)/\{[^}]*\}/", ".../", path) for path in paths]
+    missing = [path for path, short in zip(paths, shortened, strict=True) if not {path, short} & named(text)]
     assert not missing
+
+
+def named(text: str) -> set[str]:
+    """The paths in a text's code marks."""
+    return {word for code in re.findall(r"`([^`\n]+)`", text) for word in code.split()}
