@@ -106,27 +106,26 @@ ECHO_DEFAULTS: Members = {
 """The members of a Response object that repeat the request, and what they are where it is silent."""
 
 
-OTHER_FIELDS = frozenset(
+HOSTED_FIELDS = frozenset(
     {
-        "model",
-        "input",
-        "conversation",
+        "access_programs",
         "background_options",
-        "prompt",
-        "prompt_cache_options",
-        "moderation",
         "context_management",
         "image",
-        "access_programs",
+        "moderation",
         "personality",
+        "prompt",
     }
 )
-"""The members that OpenAI knows beside ``FIELDS``."""
+"""The members for what only OpenAI hosts. They are refused: who sends them counts on what they do."""
+
+OTHER_FIELDS = frozenset({"model", "input", "conversation", "prompt_cache_options"})
+"""The members that OpenAI knows beside ``FIELDS`` and ``HOSTED_FIELDS``."""
 
 AGENT_FIELDS = frozenset({"client_metadata", "internal_chat_message_metadata_passthrough"})
 """What OpenAI's own agents send and its API takes without documenting it."""
 
-KNOWN_FIELDS = FIELDS.keys() | OTHER_FIELDS | AGENT_FIELDS
+KNOWN_FIELDS = FIELDS.keys() | HOSTED_FIELDS | OTHER_FIELDS | AGENT_FIELDS
 
 
 class Routing(msgspec.Struct, gc=False):
@@ -324,6 +323,12 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
     if strict:
         _refuse_unknown(members)
     items = parse_input(decode_value(members["input"]), mint, strict=strict) if "input" in members else []
+    for name in HOSTED_FIELDS & members.keys():
+        raise InvalidRequest(
+            f"Unsupported parameter: '{name}' is not supported by this server.",
+            code="unsupported_parameter",
+            param=name,
+        )
     value = partial(check_member, members=members)
     for name in FIELDS:
         if name in members:
