@@ -10,12 +10,14 @@ from agentic_trio.errors import (
     TurnTimeout,
     UpstreamError,
 )
+from agentic_trio.eventlog import FellBehind
 from agentic_trio.gateway import Gateway, open_gateway
 from agentic_trio.server.app import serve
 
 __all__ = [
     "Config",
     "ConfigError",
+    "FellBehind",
     "Gateway",
     "GatewayError",
     "InvalidRequest",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
 RETRY_AFTER = "1"
 
@@ -26,27 +25,29 @@ class TooManyRequests(GatewayError):
 
 
 class Admission:
-    """Counts requests in; refuses them above a bound, and all of them once it is closed."""
+    """Counts requests in while its block lasts; refuses them above a bound, and all of them once closed.
+
+    Raises:
+        TooManyRequests: as many as may be are at work.
+        ServiceUnavailable: the server is shutting down.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._admitted = 0
         self.closed = False
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Count one request while the block lasts.
-
-        Raises:
-            TooManyRequests: as many as may be are at work.
-            ServiceUnavailable: the server is shutting down.
-        """
+    def __enter__(self) -> None:
         if self.closed:
             raise ServiceUnavailable("The server is shutting down.", headers={"retry-after": RETRY_AFTER})
         if self._admitted >= self._limit:
             raise TooManyRequests("Too many requests are running. Please retry in a few seconds.")
         self._admitted += 1
-        try:
-            yield
-        finally:
-            self._admitted -= 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._admitted -= 1

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentic_trio.errors import GatewayError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -13,8 +15,13 @@ MAX_LOG_BYTES = 16 * 1024 * 1024
 """How much of a live turn's events is kept for readers that lag behind."""
 
 
-class FellBehind(Exception):
-    """The reader wants events that the log no longer holds."""
+class FellBehind(GatewayError):
+    """The reader wants events that the log no longer holds: it was too slow."""
+
+    code: str | None = "stream_fell_behind"
+
+    def __init__(self) -> None:
+        super().__init__("The stream was read too slowly.")
 
 
 class EventLog:

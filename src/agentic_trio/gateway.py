@@ -16,7 +16,7 @@ from agentic_trio.errors import ConfigError
 from agentic_trio.holds import Holds
 from agentic_trio.nurseries import open_inner_nursery
 from agentic_trio.responses import Responses
-from agentic_trio.state import Conversations, state_errors
+from agentic_trio.state import Conversations, StateErrors
 from agentic_trio.store.base import StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
 from agentic_trio.turn import Services
@@ -129,7 +129,7 @@ class Gateway:
 
     async def probe(self) -> None:
         """Ask the model server and the store whether they work. Raises GatewayError."""
-        with state_errors():
+        with StateErrors():
             await self._services.store.probe()
         await self.upstream.probe(self.own_context())
 

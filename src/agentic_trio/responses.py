@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.eventlog import EventLog
-from agentic_trio.state import page_body, state_errors, storage_errors
+from agentic_trio.state import StateErrors, StorageErrors, page_body
 from agentic_trio.store.base import Missing
 from agentic_trio.turns import check_repeat
 from agentic_trio.wire.conversations import deleted_body, list_body
@@ -35,7 +35,7 @@ class Responses:
         ending = self._unrecorded.find(owner, id)
         if ending is not None:
             return with_output(ending.body, [item.data for item in ending.output])
-        with state_errors():
+        with StateErrors():
             stored = await self._store.response(owner, id)
         return with_output(stored.body, stored.output)
 
@@ -62,7 +62,7 @@ class Responses:
         ending = self._unrecorded.find(owner, id)
         if ending is not None and ending.events:
             return EventLog.of(ending.events)
-        with state_errors():
+        with StateErrors():
             events = await self._store.events(owner, id)
         if not events:
             raise _not_streamed()
@@ -75,7 +75,7 @@ class Responses:
             check_repeat(ending.fingerprint, fingerprint)
             return True
         try:
-            with storage_errors():
+            with StorageErrors():
                 stored = await self._store.response(owner, id)
         except Missing:
             return False
@@ -84,20 +84,20 @@ class Responses:
 
     async def delete(self, owner: str, id: str) -> bytes:
         """Forget a response; those that continue it are untouched."""
-        with state_errors():
+        with StateErrors():
             await self._store.delete_response(owner, id)
         return deleted_body(id, "response")
 
     async def input_items(self, owner: str, id: str, query: PageQuery) -> bytes:
         """All that the model was given for a response."""
-        with state_errors(query):
+        with StateErrors(query):
             return page_body(await self._store.response_input(owner, id, query))
 
     async def page(
         self, owner: str, query: PageQuery, *, model: str | None, metadata: dict[str, str]
     ) -> bytes:
         """The owner's responses, by creation."""
-        with state_errors(query):
+        with StateErrors(query):
             found, has_more = await self._store.list_responses(
                 owner, query, model=model, metadata=metadata or None
             )

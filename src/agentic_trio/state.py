@@ -7,7 +7,6 @@ not at all.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, ServiceUnavailable
@@ -33,7 +32,8 @@ from agentic_trio.wire.conversations import (
 from agentic_trio.wire.items import InputItem, decode_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
 
     from agentic_trio.holds import Holds
     from agentic_trio.store.base import Page, Store
@@ -55,48 +55,51 @@ class Conversations:
         """Create a conversation from a request's body."""
         metadata, items = parse_conversation(body, self._mint)
         conversation = Conversation(self._mint("conv"), int(self._now()), metadata)
-        with state_errors():
+        with StateErrors():
             linked = await self._linked(owner, items)
             opened, _ = call_effect(linked)
             await self._store.create_conversation(owner, conversation, _stored(linked), opened)
         return _conversation(conversation)
 
     async def read(self, owner: str, id: str) -> bytes:
-        with state_errors():
+        with StateErrors():
             return _conversation(await self._store.conversation(owner, id))
 
     async def update(self, owner: str, id: str, body: bytes) -> bytes:
         """Replace a conversation's metadata."""
         metadata = parse_conversation_update(body)
-        with state_errors():
+        with StateErrors():
             return _conversation(await self._store.update_conversation(owner, id, metadata))
 
     async def delete(self, owner: str, id: str) -> bytes:
         """Forget a conversation; its responses stay."""
-        with state_errors():
+        with StateErrors():
             await self._store.delete_conversation(owner, id)
         return deleted_body(id, "conversation.deleted")
 
     async def page(self, owner: str, query: PageQuery, *, metadata: dict[str, str]) -> bytes:
         """The owner's conversations, by creation."""
-        with state_errors(query):
+        with StateErrors(query):
             found, has_more = await self._store.list_conversations(owner, query, metadata=metadata or None)
         return list_body([(each.id, _conversation(each)) for each in found], has_more=has_more)
 
     async def items(self, owner: str, id: str, query: PageQuery) -> bytes:
-        with state_errors(query):
+        with StateErrors(query):
             return page_body(await self._store.conversation_items(owner, id, query))
 
     async def item(self, owner: str, id: str, item: str) -> bytes:
-        with state_errors():
+        with StateErrors():
             return (await self._store.conversation_item(owner, id, item)).data
 
     async def add_items(self, owner: str, id: str, body: bytes) -> bytes:
         """Append items; answers them as a list, in the order in which they were sent."""
         items = parse_new_items(body, self._mint)
-        with state_errors():
+        with StateErrors():
             await self._store.conversation(owner, id)
             async with self._holds.hold(owner, id):
+                names = [item.id for item in items if item.named]
+                if names and await self._store.in_conversation(owner, id, names):
+                    raise item_already_in_conversation("items")
                 linked = await self._linked(owner, items)
                 stored = _stored(linked)
                 await self._store.add_items(owner, id, stored, *call_effect(linked))
@@ -104,7 +107,7 @@ class Conversations:
 
     async def delete_item(self, owner: str, id: str, item: str) -> bytes:
         """Drop an item from a conversation; answers the conversation, as OpenAI does."""
-        with state_errors():
+        with StateErrors():
             async with self._holds.hold(owner, id):
                 return _conversation(await self._store.delete_item(owner, id, item, removal_effect))
 
@@ -142,28 +145,46 @@ _NOT_FOUND = {
 }
 
 
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """The store's own failures, as a client is told of them."""
-    try:
-        yield
-    except StoreError as error:
-        logger.exception("the store failed")
-        raise ServiceUnavailable("The store can't be used right now.") from error
+class StorageErrors:
+    """Within this block the store's own failures are told as a client is told of them."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, StoreError):
+            logger.error("the store failed", exc_info=error)
+            raise ServiceUnavailable("The store can't be used right now.") from error
 
 
-@contextmanager
-def state_errors(query: PageQuery | None = None) -> Iterator[None]:
-    """The store's failures as a client is told of them."""
-    try:
-        with storage_errors():
-            yield
-    except Missing as missing:
-        raise _missing(missing, query) from None
-    except NotEnded:
-        raise InvalidRequest("Cannot delete an in-flight response.") from None
-    except ItemAlreadyInConversation:
-        raise item_already_in_conversation("items") from None
+class StateErrors(StorageErrors):
+    """Within this block all that the store refuses is told as a client is told of it.
+
+    Args:
+        query: the page that is read, if one is: what is missing may be where it begins.
+    """
+
+    def __init__(self, query: PageQuery | None = None) -> None:
+        self._query = query
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Missing):
+            raise _missing(error, self._query) from None
+        if isinstance(error, NotEnded):
+            raise InvalidRequest("Cannot delete an in-flight response.") from None
+        if isinstance(error, ItemAlreadyInConversation):
+            raise item_already_in_conversation("items") from None
+        super().__exit__(kind, error, traceback)
 
 
 def _missing(missing: Missing, query: PageQuery | None) -> GatewayError:

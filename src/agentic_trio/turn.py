@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from agentic_trio.errors import (
     UpstreamError,
 )
 from agentic_trio.eventlog import EventLog
-from agentic_trio.state import item_already_in_conversation, resolved, state_errors
+from agentic_trio.state import StateErrors, item_already_in_conversation, resolved
 from agentic_trio.store.base import (
     Announcement,
     Ending,
@@ -25,7 +26,6 @@ from agentic_trio.store.base import (
     Item,
     Missing,
     NotEnded,
-    StoreError,
 )
 from agentic_trio.wire.accumulator import Accumulator
 from agentic_trio.wire.dialect import JsonObject, decode_object
@@ -104,6 +104,7 @@ class Turn:
         self._created_at = int(services.now())
         snapshot = Snapshot(self.id, self._created_at, call.echo())
         self._response = Accumulator(snapshot, services.mint, services.now)
+        self._waiting = trio.CancelScope()
         self._scope = trio.CancelScope()
         self._told_to_end = False
         self._reason: GatewayError | None = None
@@ -156,6 +157,7 @@ class Turn:
         """End the turn now, from outside of its owner. ``reason`` is what its readers are told."""
         self._told_to_end = True
         self._reason = reason
+        self._waiting.cancel()
         self._scope.cancel()
 
     async def run(self) -> None:
@@ -166,10 +168,13 @@ class Turn:
         """
         conversation = self.call.conversation
         try:
-            if conversation is None or not self.call.store:
-                await self._run()
-            else:
-                async with self._services.holds.hold(self.owner, conversation):
+            async with AsyncExitStack() as held:
+                if conversation is not None and self.call.store:
+                    with self._waiting:
+                        await held.enter_async_context(self._services.holds.hold(self.owner, conversation))
+                if self._waiting.cancelled_caught:
+                    self._error = self._reason or ServiceUnavailable("The turn was cancelled.")
+                else:
                     await self._run()
         except InvalidRequest as locked:
             self._error = locked
@@ -182,7 +187,7 @@ class Turn:
 
     async def _run(self) -> None:
         try:
-            with self._scope, state_errors():
+            with self._scope, StateErrors():
                 await self._work()
             if self._scope.cancelled_caught:
                 self._cancelled(self._reason if self._told_to_end else self._too_long())
@@ -231,17 +236,19 @@ class Turn:
                 await attempts.after(error)
 
     async def _take(self, answer: Answer) -> None:
-        if self.call.stream:
+        streamed = (answer.header(b"content-type") or "").startswith("text/event-stream")
+        if self.call.stream and not streamed:
+            raise UpstreamError("The model server did not answer with an event stream.")
+        if self.call.stream and not self._announced:
+            await self._announce(self._response.begin())
+        # Some servers stream whether they were asked to or not.
+        if streamed:
             await self._follow(answer)
         else:
             self._response.receive_json(await answer.body())
 
     async def _follow(self, answer: Answer) -> None:
         """Turn the upstream's stream into the log's events."""
-        if not (answer.header(b"content-type") or "").startswith("text/event-stream"):
-            raise UpstreamError("The model server did not answer with an event stream.")
-        if not self._announced:
-            await self._announce(self._response.begin())
         with trio.CancelScope() as lingering:
             async for chunk in answer.chunks:
                 if self._response.ended:
@@ -282,18 +289,24 @@ class Turn:
             ) from None
 
     async def _resolved(self, items: Sequence[InputItem]) -> list[InputItem]:
-        """The input with its references replaced by what they refer to."""
+        """The input with its references replaced by what they refer to.
+
+        To a conversation every id that we issued is a reference. Elsewhere only an ``item_reference`` is:
+        an item that is replayed there goes to the model as it was sent.
+        """
         store, owner = self._services.store, self._context.owner
-        named = [item.id for item in items if item.named]
-        if named and self.call.conversation is not None:
-            present = await store.in_conversation(owner, self.call.conversation, named)
+        ids = [item.id for item in items if item.named]
+        linked = self.call.conversation is not None
+        if ids and self.call.conversation is not None:
+            present = await store.in_conversation(owner, self.call.conversation, ids)
             if present:
                 raise item_already_in_conversation("input")
-        references = [item.id for item in items if item.type == "item_reference"]
-        if not references:
+        if not linked:
+            ids = [item.id for item in items if item.type == "item_reference"]
+        if not ids:
             return list(items)
-        found = await store.find_items(owner, references)
-        return [resolved(item, found) if item.type == "item_reference" else item for item in items]
+        found = await store.find_items(owner, ids)
+        return [resolved(item, found) if linked or item.type == "item_reference" else item for item in items]
 
     async def _announce(self, events: Sequence[bytes]) -> None:
         """Put the turn on disk, so that a crash can't make its id unknown; then let the id leave."""
@@ -363,7 +376,8 @@ class Turn:
         """Record the ending; answers the events that tell it."""
         try:
             await self._services.store.end(self._ending(last))
-        except StoreError:
+        except Exception:
+            # Also what is no failure of the store: a bug, a history too long to grow.
             logger.exception("turn %s could not be recorded", self.id)
             self._error = ServiceUnavailable("The response could not be stored.")
             self._response.fail(self._error)

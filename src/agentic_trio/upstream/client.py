@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.wire.dialect import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
+    from types import TracebackType
 
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
@@ -54,7 +55,7 @@ class Answer:
 
     async def body(self, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """The whole body. Raises UpstreamError when it is larger than ``limit``."""
-        with upstream_errors():
+        with UpstreamErrors():
             parts = []
             size = 0
             async for chunk in self.chunks:
@@ -141,7 +142,7 @@ class Upstream:
             sent.append((b"authorization", context.authorization))
         if context.request_id:
             sent.append((b"x-request-id", context.request_id.encode()))
-        with upstream_errors():
+        with UpstreamErrors():
             request = httpx.Request(
                 method, self._url(path, query), headers=sent, content=body, extensions=self._extensions
             )
@@ -170,20 +171,30 @@ class Upstream:
             return answer.status
 
 
-@contextmanager
-def upstream_errors() -> Iterator[None]:
-    """httpx's failures as ours."""
-    try:
-        yield
-    except httpx.TimeoutException as error:
+class UpstreamErrors:
+    """Within this block httpx's failures are ours."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, httpx.HTTPError):
+            raise _upstream_error(error) from error
+
+
+def _upstream_error(error: httpx.HTTPError) -> UpstreamError:
+    if isinstance(error, httpx.TimeoutException):
         phase = "accept a connection" if isinstance(error, httpx.ConnectTimeout) else "answer"
-        raise UpstreamError(
-            f"The model server did not {phase} in time.", status=504, code="upstream_timeout"
-        ) from error
-    except httpx.ConnectError as error:
-        raise UpstreamError("The model server can't be reached.", code="upstream_unreachable") from error
-    except httpx.HTTPError as error:
-        raise UpstreamError("The model server broke off its answer.") from error
+        message = f"The model server did not {phase} in time."
+        return UpstreamError(message, status=504, code="upstream_timeout")
+    if isinstance(error, httpx.ConnectError):
+        return UpstreamError("The model server can't be reached.", code="upstream_unreachable")
+    return UpstreamError("The model server broke off its answer.")
 
 
 @asynccontextmanager

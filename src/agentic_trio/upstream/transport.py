@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, NoReturn, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Self, TypeAlias, TypeVar
 
 import httptools
 import httpx
@@ -27,7 +27,7 @@ _PORTS = {"http": 80, "https": 443}
 _BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _LEGAL_HEAD = re.compile(rb"%s [!-~]+ HTTP/1\.1\r\n(?:%s: [^\0\r\n]*\r\n)*\r\n" % (_TOKEN, _TOKEN))
-_LEGAL_LENGTH = re.compile(r"[0-9]{1,18}")
+_LEGAL_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class StreamTransport(httpx.AsyncBaseTransport):
@@ -163,7 +163,7 @@ class _Exchange(httpx.AsyncByteStream):
         self._body = b""
         self._answered = self._reusable = self._closed = False
 
-    async def run(self, request: httpx.Request, head: bytes, max_header_bytes: int) -> httpx.Response:
+    async def run(self, request: httpx.Request, head: _Head, max_header_bytes: int) -> httpx.Response:
         """Send the request and read the response's head.
 
         Raises:
@@ -218,7 +218,7 @@ class _Exchange(httpx.AsyncByteStream):
         self._closed = True
         self._message.close()
 
-    async def _send(self, request: httpx.Request, head: bytes) -> httpx.TransportError | None:
+    async def _send(self, request: httpx.Request, head: _Head) -> httpx.TransportError | None:
         # An early response (a 413, say) may explain a failure: it is returned, and raised if there is none.
         try:
             await self._send_all(request, head)
@@ -226,13 +226,12 @@ class _Exchange(httpx.AsyncByteStream):
             if isinstance(error, httpx.WriteTimeout) and not _is_readable(self._stream):
                 raise
             return error
-        self._reusable = "close" not in request.headers.get("connection", "").lower()
+        self._reusable = not head.closes
         return None
 
-    async def _send_all(self, request: httpx.Request, unsent: bytes) -> None:
+    async def _send_all(self, request: httpx.Request, head: _Head) -> None:
         assert isinstance(request.stream, httpx.AsyncByteStream)
-        chunked = "transfer-encoding" in request.headers
-        left = int(request.headers.get("content-length", "0"))
+        unsent, chunked, left = head.data, head.chunked, head.length
         pieces = aiter(request.stream)
         try:
             async for piece in pieces:
@@ -361,7 +360,7 @@ class _Message:
         lengths = [value for name, value in self.headers if name.lower() == b"content-length"]
         if codings and (codings != [b"chunked"] or self.version == "1.0"):
             self._refuse("unsupported Transfer-Encoding in the response")
-        if lengths and not _LEGAL_LENGTH.fullmatch(lengths[0].decode("ascii", "replace")):
+        if lengths and not _LEGAL_LENGTH.fullmatch(lengths[0]):
             self._refuse("illegal Content-Length in the response")
         return bool(codings or lengths)
 
@@ -401,16 +400,29 @@ def _is_readable(stream: trio.abc.Stream) -> bool:
     return is_readable is not None and bool(is_readable())
 
 
-def _encode_head(request: httpx.Request) -> bytes:
-    headers = request.headers
+class _Head(NamedTuple):
+    """A request's head, encoded, and how the body behind it is framed."""
+
+    data: bytes
+    chunked: bool
+    length: int
+    closes: bool
+
+
+def _encode_head(request: httpx.Request) -> _Head:
+    headers = request.headers.raw
     lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii", "replace"), request.url.raw_path)]
-    lines += [b"%s: %s\r\n" % header for header in headers.raw]
-    head = b"".join([*lines, b"\r\n"])
-    if head.count(b"\n") != len(lines) + 1 or not _LEGAL_HEAD.fullmatch(head):
+    lines += [b"%s: %s\r\n" % header for header in headers]
+    data = b"".join([*lines, b"\r\n"])
+    if data.count(b"\n") != len(lines) + 1 or not _LEGAL_HEAD.fullmatch(data):
         raise httpx.LocalProtocolError("illegal character in the request's method, target or headers")
-    coding, length = headers.get("transfer-encoding"), headers.get("content-length", "0")
-    if coding is not None and (coding.lower() != "chunked" or "content-length" in headers):
+    # httpx.Headers joins and decodes at every look-up: what frames the body is picked out once.
+    fields = [(name.lower(), value) for name, value in headers]
+    codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
+    lengths = [value for name, value in fields if name == b"content-length"]
+    if codings and (codings != [b"chunked"] or lengths):
         raise httpx.LocalProtocolError("a request body is framed by Content-Length or by chunked, not both")
-    if not _LEGAL_LENGTH.fullmatch(length):
+    if lengths and (len(lengths) > 1 or not _LEGAL_LENGTH.fullmatch(lengths[0])):
         raise httpx.LocalProtocolError("illegal Content-Length in the request")
-    return head
+    closes = any(b"close" in value.lower() for name, value in fields if name == b"connection")
+    return _Head(data, bool(codings), int(lengths[0]) if lengths else 0, closes)

@@ -72,7 +72,7 @@ async def relay_route(model: str = "") -> Response:
 
 async def relay_as_is(request: GatewayRequest) -> Response:
     """Relay to the same path upstream, within the bound on requests there."""
-    request.stack.enter_context(request.gateway.admission.admit())
+    request.stack.enter_context(request.gateway.admission)
     return await relay(request, request.scope["raw_path"].decode("ascii"), await request.raw_body())
 
 

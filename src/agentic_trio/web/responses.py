@@ -49,7 +49,7 @@ async def create_response() -> Response:
 
 async def respond(request: GatewayRequest) -> Response:
     """Create a response: stateful, or relayed when it is neither stored nor names state."""
-    request.stack.enter_context(request.gateway.admission.admit())
+    request.stack.enter_context(request.gateway.admission)
     body = await request.raw_body()
     if route(body).relayed:
         return await relay(request, "/v1/responses", body)
