@@ -64,4 +64,6 @@ class Unrecorded:
                 await self._store.end(ending)
             except StoreError:
                 return
+            except Exception:
+                logger.exception("gave up recording turn %s: it can't be", id)
             self._endings.pop(id, None)
