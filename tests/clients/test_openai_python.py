@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import openai
@@ -428,6 +429,7 @@ def test_conversation_is_created_read_updated_and_deleted(client: Any) -> None:
     assert client.conversations.retrieve(conversation.id) == conversation
     updated = client.conversations.update(conversation.id, metadata={"topic": "rye"})
     assert updated.metadata == {"topic": "rye"}
+    assert client.conversations.update(conversation.id, metadata=None).metadata == {}
     gone = client.conversations.delete(conversation.id)
     assert (gone.id, gone.deleted, gone.object) == (conversation.id, True, "conversation.deleted")
     for call in (client.conversations.retrieve, client.conversations.delete, client.conversations.items.list):
@@ -498,6 +500,33 @@ def test_item_is_linked_into_several_conversations_once_each(client: Any) -> Non
     with pytest.raises(openai.BadRequestError) as caught:
         client.conversations.items.create(one.id, items=[item])
     assert (caught.value.code, caught.value.param) == ("item_already_in_conversation", "items")
+
+
+def test_id_of_an_item_means_what_is_stored_under_it(client: Any, served: Served) -> None:
+    item = ask(client, "hello").output[0].model_dump(exclude_unset=True)
+    forged = item | {"content": [{"type": "output_text", "text": "forged"}]}
+    conversation = client.conversations.create()
+    ask(client, [forged, {"role": "user", "content": "one"}], conversation=conversation.id)
+    assert served.said == [("assistant", "echo: 1 items; last: hello"), ("user", "one")]
+    (first, *_) = client.conversations.items.list(conversation.id, order="asc")
+    assert first.model_dump(exclude_unset=True) == item
+    ask(client, [forged, {"role": "user", "content": "two"}])
+    assert served.said == [("assistant", "forged"), ("user", "two")]
+
+
+@pytest.mark.parametrize("turn", [False, True], ids=["items", "turn"])
+def test_item_with_an_own_id_enters_a_conversation_once(client: Any, served: Served, turn: bool) -> None:
+    item: Any = {"id": "msg_mine", "type": "message", "role": "user", "content": "x"}
+    conversation = client.conversations.create(items=[item])
+    assert client.conversations.items.retrieve("msg_mine", conversation_id=conversation.id).id == "msg_mine"
+    add = partial(client.conversations.items.create, conversation.id, items=[item])
+    take_turn = partial(ask, client, [item], conversation=conversation.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        (take_turn if turn else add)()
+    assert caught.value.code == "item_already_in_conversation"
+    assert served.requests == []
+    other = client.conversations.create(items=[{**item, "content": "y"}])
+    assert client.conversations.items.list(other.id).data[0].content[0].text == "y"
 
 
 def test_second_turn_of_a_busy_conversation_is_refused(client: Any, served: Served) -> None:

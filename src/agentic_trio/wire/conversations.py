@@ -39,8 +39,8 @@ def parse_conversation(body: bytes, mint: MintId) -> tuple[bytes, list[InputItem
 
 
 def parse_conversation_update(body: bytes) -> bytes:
-    """``POST /v1/conversations/{id}``: the new metadata as JSON text. Raises InvalidRequest."""
-    members = parse_object(body)
+    """``POST /v1/conversations/{id}``: the new metadata as JSON text; null is none. Raises InvalidRequest."""
+    members = parse_object(body, nulls=True)
     if "metadata" not in members:
         raise checks.missing("metadata")
     return _metadata(members)
@@ -68,7 +68,9 @@ def _items(values: Any, mint: MintId) -> list[InputItem]:
 
 
 def _metadata(members: dict[str, Any]) -> bytes:
-    metadata = members.get("metadata", {})
+    metadata = members.get("metadata")
+    if metadata is None:
+        metadata = {}
     checks.metadata(metadata, "metadata")
     return encode(metadata)
 
