@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from agentic_trio.gateway import Gateway
 
+LOCAL_RETRIES = 2
+
 HARD_STOP_SLACK = 2.0
 """Seconds after the grace in which the process must have ended, whatever a client or a disk does."""
 
@@ -143,7 +145,9 @@ async def _serve_local(config: Config) -> None:
             base = await nursery.start(run_local_model)
         except LocalModelError as error:
             raise ConfigError(str(error)) from error
-        await _serve(replace(config, llm_api_base=base))
+        # llama.cpp closes a connection after a streamed answer without having said that it would.
+        retries = max(config.upstream_retries, LOCAL_RETRIES)
+        await _serve(replace(config, llm_api_base=base, upstream_retries=retries))
         nursery.cancel_scope.cancel()
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import trio
 
-from agentic_trio import Config, Gateway, InvalidRequest, UpstreamError, open_gateway, serve
+from agentic_trio import Config, Gateway, UpstreamError, open_gateway, serve
 from tests.oracles import check_event_stream, check_response
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 VLLM_URL = os.environ.get("VLLM_URL", "")
 
@@ -58,7 +61,7 @@ async def running() -> float:
 
 async def until_running(wanted: float) -> None:
     with trio.fail_after(20):
-        while await running() != wanted:
+        while await running() != wanted:  # noqa: ASYNC110 - vLLM can only be polled
             await trio.sleep(0.02)
 
 
@@ -148,10 +151,12 @@ async def test_an_unknown_model_keeps_vllms_status_and_words(gateway):
 
 async def test_a_context_that_is_too_long_is_named_so_or_truncated(gateway, model):
     request = {"model": model, "max_output_tokens": 16, "input": "x y z " * 400}
-    id = None
-    with pytest.raises((UpstreamError, InvalidRequest)) as refused:
-        for _ in range(40):
+    id, refused = None, None
+    while refused is None:
+        try:
             id = (await gateway.create_response({**request, "previous_response_id": id}))["id"]
-    assert refused.value.code == "context_length_exceeded"
+        except UpstreamError as error:
+            refused = error
+    assert refused.code == "context_length_exceeded"
     answer = await gateway.create_response({**request, "previous_response_id": id, "truncation": "auto"})
     assert answer["status"] in ("completed", "incomplete")

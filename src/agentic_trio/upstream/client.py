@@ -28,6 +28,9 @@ _PATHS = frozenset(
     {"/v1/responses", "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
 )
 
+KEEP_ALIVE_EXPIRY = 4.0
+"""Seconds that an idle connection is used again. uvicorn, which vLLM runs on, closes it after five."""
+
 MAX_REFUSAL_BYTES = 64 * 1024
 """How much of a refusal's body is read: enough for any message."""
 
@@ -201,5 +204,5 @@ def _upstream_error(error: httpx.HTTPError) -> UpstreamError:
 async def open_upstream(config: Config) -> AsyncIterator[Upstream]:
     """The model server of a configuration, for as long as the block lasts."""
     timeouts = httpx.Timeout(config.idle_timeout, connect=config.connect_timeout)
-    async with StreamTransport() as transport:
+    async with StreamTransport(keepalive_expiry=KEEP_ALIVE_EXPIRY) as transport:
         yield Upstream(config.upstream_origin, transport, timeouts.as_dict())
