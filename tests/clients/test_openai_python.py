@@ -107,6 +107,12 @@ def test_create_echoes_what_was_asked(client: Any, served: Served) -> None:
     }
 
 
+def test_format_is_echoed_with_what_was_left_out(client: Any) -> None:
+    format = {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
+    echoed = ask(client, text={"format": format}).text.format
+    assert echoed.model_dump(by_alias=True) == {**format, "description": None, "strict": False}
+
+
 def test_what_was_created_is_what_is_retrieved(client: Any) -> None:
     created = ask(client, "hello", metadata={"k": "v"}, tools=[WEATHER])
     assert client.responses.retrieve(created.id).model_dump() == created.model_dump()

@@ -227,7 +227,10 @@ def _echo_tools(tools: list[JsonObject]) -> list[JsonObject]:
 
 def _echo_text(text: JsonObject) -> JsonObject:
     given = {name: value for name, value in text.items() if value is not None}
-    return {"format": {"type": "text"}, **given}
+    format = given.get("format", {"type": "text"})
+    if format["type"] == "json_schema":
+        format = {"description": None, "strict": False, **format}
+    return {**given, "format": format}
 
 
 def _echo_reasoning(reasoning: JsonObject) -> JsonObject:
@@ -265,14 +268,14 @@ def invalid_json() -> InvalidRequest:
     )
 
 
-def _members(body: bytes) -> Members:
-    """A body's members as JSON text, nulls left out."""
+def _members(body: bytes, *, nulls: bool = False) -> Members:
+    """A body's members as JSON text, nulls left out unless they are asked for."""
     try:
         body.decode()
         raw = _decode_members(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid_json() from None
-    return {name: text for name, value in raw.items() if (text := bytes(value)) != b"null"}
+    return {name: text for name, value in raw.items() if (text := bytes(value)) != b"null" or nulls}
 
 
 def check_member(name: str, members: Members) -> Any:
@@ -293,13 +296,14 @@ def decode_value(text: bytes) -> Any:
         raise invalid_json() from None
 
 
-def parse_object(body: bytes) -> JsonObject:
-    """A whole JSON object, nulls at its top left out; an empty body is an empty object.
+def parse_object(body: bytes, *, nulls: bool = False) -> JsonObject:
+    """A whole JSON object, nulls at its top left out unless asked for; an empty body is an empty object.
 
     Raises:
         InvalidRequest: it is not a JSON object in UTF-8.
     """
-    return {name: decode_value(text) for name, text in _members(body).items()} if body.strip() else {}
+    members = _members(body, nulls=nulls) if body.strip() else {}
+    return {name: decode_value(text) for name, text in members.items()}
 
 
 def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) -> CreateResponse:
