@@ -1,0 +1,200 @@
+"""Gateways in processes of their own, as the command line runs them: to be killed and stopped.
+
+``python -m tests.faults.processes FD`` has imported the gateway and forks for each that is started, so
+that the imports are paid for once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+ROOT = Path(__file__).parents[2]
+
+PATIENCE = 60.0
+"""Seconds: the machine may be busy, but no test may hang."""
+
+
+class Died(Exception):
+    """The process ended before it listened. Its words are the message."""
+
+
+@dataclass
+class Process:
+    """A gateway in a process of its own.
+
+    Attributes:
+        pid: to be signalled.
+        url: where it listens.
+        said: its standard output and error so far.
+    """
+
+    pid: int
+    url: str
+    said: bytes
+    client: httpx.AsyncClient = field(repr=False)
+    _output: trio.lowlevel.FdStream = field(repr=False)
+    _spawner: Spawner = field(repr=False)
+    _code: int | None = None
+
+    @property
+    def port(self) -> int:
+        return httpx.URL(self.url).port or 0
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def limit_files(self, size: int) -> None:
+        """No file that it writes may grow beyond so many bytes: for the process, the disk is full."""
+        _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+    def unlimit_files(self) -> None:
+        self.limit_files(resource.RLIM_INFINITY)
+
+    def memory(self) -> int:
+        """Bytes of real memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    async def exit_code(self) -> int:
+        """Wait for its end; negative is the signal that killed it."""
+        if self._code is None:
+            with trio.fail_after(PATIENCE):
+                while data := await self._output.receive_some():
+                    self.said += data
+            self._code = self._spawner.reap(self.pid)
+        return self._code
+
+    async def kill(self) -> None:
+        """As the kernel does when memory is short: nothing of it runs any more."""
+        self.signal(signal.SIGKILL)
+        assert await self.exit_code() == -signal.SIGKILL
+
+
+class Spawner:
+    """Starts gateways."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    def fork(self, arguments: list[str], output: int) -> int:
+        """Start a gateway with these arguments, whose output goes to a descriptor; answers its pid."""
+        socket.send_fds(self._control, [json.dumps({"run": arguments}).encode()], [output])
+        return self._answer()
+
+    def reap(self, pid: int) -> int:
+        """The exit code of one that has ended."""
+        self._control.sendall(json.dumps({"reap": pid}).encode())
+        return self._answer()
+
+    def _answer(self) -> int:
+        return int(json.loads(self._control.recv(100)))
+
+    async def start(self, database: Path, upstream: str, *flags: str) -> Process:
+        """A gateway that listens. Raises Died."""
+        base = ["serve", "--db-url", f"sqlite://{database}", "--llm-api-base", upstream, "--port", "0"]
+        ours, theirs = os.pipe()
+        try:
+            pid = self.fork([*base, *flags], theirs)
+        finally:
+            os.close(theirs)
+        output = trio.lowlevel.FdStream(ours)
+        said = b""
+        try:
+            with trio.fail_after(PATIENCE):
+                while not (found := re.search(rb"listens on (http://[0-9.:]+);", said)):
+                    data = await output.receive_some()
+                    if not data:
+                        raise Died(f"exit code {self.reap(pid)}: {said.decode()}")
+                    said += data
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await output.aclose()
+            raise
+        url = found[1].decode()
+        client = httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=PATIENCE)
+        return Process(pid, url, said, client, output, self)
+
+    @asynccontextmanager
+    async def running(self, database: Path, upstream: str, *flags: str) -> AsyncIterator[Process]:
+        """A gateway for as long as the block lasts, unless it ends in there; killed if it is left."""
+        process = await self.start(database, upstream, *flags)
+        try:
+            async with process.client:
+                yield process
+        finally:
+            if process._code is None:
+                process.signal(signal.SIGKILL)
+            with trio.CancelScope(shield=True):
+                await process.exit_code()
+                await process._output.aclose()
+
+
+@contextmanager
+def open_spawner() -> Iterator[Spawner]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    command = [sys.executable, "-m", "tests.faults.processes", str(theirs.fileno())]
+    with ours, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]):
+        theirs.close()
+        yield Spawner(ours)
+        ours.close()
+
+
+def main(descriptor: int) -> None:
+    """Fork gateways until the other side closes."""
+    from agentic_trio.__main__ import main as run
+
+    for name in ("OPENAI_API_KEY", "LLM_API_BASE", "DATABASE_URL", "GATEWAY_PORT", "GATEWAY_HOST"):
+        os.environ.pop(name, None)
+    control = socket.socket(fileno=descriptor)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 65536, 1)
+        if not message:
+            return
+        request: dict[str, Any] = json.loads(message)
+        if "reap" in request:
+            _, status = os.waitpid(request["reap"], 0)
+            control.sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode())
+            continue
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            os.dup2(descriptors[0], 1)
+            os.dup2(descriptors[0], 2)
+            os.close(descriptors[0])
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            code = 0
+            try:
+                run(request["run"])
+            except SystemExit as end:
+                code = int(end.code or 0)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                code = 70
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        os.close(descriptors[0])
+        control.sendall(json.dumps(pid).encode())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
