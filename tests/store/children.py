@@ -19,6 +19,11 @@ from tests.store.records import OWNER, announcement, ending, items
 NOBODY = 65534
 
 
+def say(line: str) -> None:
+    """One write, so that a kill can't leave half a line; ``print`` makes several."""
+    os.write(1, f"{line}\n".encode())
+
+
 async def write(path: str) -> None:
     """Write for ever, eight at once; say the id of what is durable as soon as it is."""
     async with open_sqlite_store(path) as store, trio.open_nursery() as nursery:
@@ -33,16 +38,16 @@ async def write_lane(store: object, name: str) -> None:
     for n in range(1_000_000):
         id = f"resp_{name}_{n}"
         await store.announce(announcement(id, base, items(f"in_{id}"), conversation=conversation))
-        print("announced", id, flush=True)
+        say(f"announced {id}")
         await store.end(ending(id, base, items(f"in_{id}"), items(f"out_{id}"), conversation=conversation))
-        print("ended", id, flush=True)
+        say(f"ended {id}")
         base = type(base)(base.thread, base.position + 2)
 
 
 async def hold(path: str) -> None:
     """Hold the store until killed."""
     async with open_sqlite_store(path):
-        print("open", flush=True)
+        say("open")
         await trio.sleep_forever()
 
 
@@ -50,9 +55,9 @@ async def try_to_open(path: str) -> None:
     """Say whether the store can be opened, or why not."""
     try:
         async with open_sqlite_store(path):
-            print("open")
+            say("open")
     except ConfigError as error:
-        print(error)
+        say(str(error))
 
 
 async def try_as_nobody(path: str) -> None:
@@ -65,12 +70,11 @@ def main() -> None:
         what, path = line.rstrip("\n").split(" ", 1)
         pid = os.fork()
         if pid == 0:
-            print("pid", os.getpid(), flush=True)
+            say(f"pid {os.getpid()}")
             trio.run(globals()[what], path)
-            sys.stdout.flush()
             os._exit(0)
         os.waitpid(pid, 0)
-        print("gone", flush=True)
+        say("gone")
 
 
 if __name__ == "__main__":

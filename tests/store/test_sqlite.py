@@ -59,11 +59,18 @@ class Children:
         self._pid = int(self.line().removeprefix("pid "))
 
     def line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().rstrip("\n")
+        said = self._read()
+        assert said != "gone", "it has ended"
+        return said
 
     def rest(self) -> list[str]:
-        return list(iter(self.line, "gone"))
+        return list(iter(self._read, "gone"))
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline()
+        assert said, "the process that runs the others has ended"
+        return said.rstrip("\n")
 
     def kill(self) -> list[str]:
         os.kill(self._pid, signal.SIGKILL)
