@@ -13,7 +13,7 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("errors", "config", "context", "nurseries"),
+    ("config", "context", "errors", "nurseries", "streams"),
     ("wire",),
     ("store", "upstream"),
     ("admission", "eventlog", "holds", "responses", "state", "turn", "turns", "unrecorded"),

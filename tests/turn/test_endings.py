@@ -13,6 +13,7 @@ from agentic_trio.store.base import History, Missing, NotEnded, Place, StoreErro
 from agentic_trio.turns import Turns
 from tests.fake_upstream import Call, Script
 from tests.oracles import check_event_stream, check_response, parse_sse
+from tests.playbook import terminal
 from tests.turn.stage import HELLO, Stage, events, failing, forever, log_of, text_of, whole
 
 if TYPE_CHECKING:
@@ -144,6 +145,14 @@ async def test_a_call_that_was_cut_waits_for_nothing() -> None:
     await stage.turn().run()
     [item] = stage.row().output
     assert (item.partial, stage.row().open_calls) == (True, frozenset())
+
+
+async def test_a_call_that_a_length_stop_cut_waits_for_nothing() -> None:
+    story = events(Script(output=(Call("now", ('{"a"', ": 1}")),), stop="length"))
+    stage = Stage([*story[:4], terminal(status="incomplete")])
+    await stage.turn().run()
+    [item] = stage.row().output
+    assert (stage.row().status, item.partial, stage.row().open_calls) == ("incomplete", True, frozenset())
 
 
 async def test_an_upstream_that_stays_connected_does_not_hold_up_the_end(

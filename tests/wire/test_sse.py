@@ -61,6 +61,7 @@ def test_any_stream_gives_the_same_events_however_it_is_cut(
 ) -> None:
     whole = b"".join(line + end for line, end in lines)
     assert decoded(cut(whole, places)) == decoded([whole])
+    assert decoded([bytes([byte]) for byte in whole]) == decoded([whole])
 
 
 @pytest.mark.parametrize(
