@@ -32,7 +32,17 @@ PATIENCE = 60.0
 
 
 class Died(Exception):
-    """The process ended before it listened. Its words are the message."""
+    """The process ended before it listened.
+
+    Attributes:
+        code: its exit code.
+        said: the last line of its standard error.
+    """
+
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(code, said)
+        self.code = code
+        self.said = said
 
 
 @dataclass
@@ -42,12 +52,12 @@ class Process:
     Attributes:
         pid: to be signalled.
         url: where it listens.
-        said: its standard output and error so far.
+        log: the file with its standard error.
     """
 
     pid: int
     url: str
-    said: bytes
+    log: Path
     client: httpx.AsyncClient = field(repr=False)
     _output: trio.lowlevel.FdStream = field(repr=False)
     _spawner: Spawner = field(repr=False)
@@ -77,8 +87,8 @@ class Process:
         """Wait for its end; negative is the signal that killed it."""
         if self._code is None:
             with trio.fail_after(PATIENCE):
-                while data := await self._output.receive_some():
-                    self.said += data
+                while await self._output.receive_some():
+                    pass
             self._code = self._spawner.reap(self.pid)
         return self._code
 
@@ -94,10 +104,12 @@ class Spawner:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
 
-    def fork(self, arguments: list[str], output: int) -> int:
-        """Start a gateway with these arguments, whose output goes to a descriptor; answers its pid."""
-        socket.send_fds(self._control, [json.dumps({"run": arguments}).encode()], [output])
-        return self._answer()
+    def fork(self, arguments: list[str], output: int, log: Path) -> int:
+        """Start a gateway with these arguments, whose standard output is a descriptor; answers its pid."""
+        with log.open("ab") as file:
+            descriptors = [output, file.fileno()]
+            socket.send_fds(self._control, [json.dumps({"run": arguments}).encode()], descriptors)
+            return self._answer()
 
     def reap(self, pid: int) -> int:
         """The exit code of one that has ended."""
@@ -110,9 +122,10 @@ class Spawner:
     async def start(self, database: Path, upstream: str, *flags: str) -> Process:
         """A gateway that listens. Raises Died."""
         base = ["serve", "--db-url", f"sqlite://{database}", "--llm-api-base", upstream, "--port", "0"]
+        log = database.with_suffix(".log")
         ours, theirs = os.pipe()
         try:
-            pid = self.fork([*base, *flags], theirs)
+            pid = self.fork([*base, *flags], theirs, log)
         finally:
             os.close(theirs)
         output = trio.lowlevel.FdStream(ours)
@@ -122,7 +135,7 @@ class Spawner:
                 while not (found := re.search(rb"listens on (http://[0-9.:]+);", said)):
                     data = await output.receive_some()
                     if not data:
-                        raise Died(f"exit code {self.reap(pid)}: {said.decode()}")
+                        raise Died(self.reap(pid), log.read_text().splitlines()[-1])
                     said += data
         except BaseException:
             with suppress(ProcessLookupError):
@@ -131,7 +144,7 @@ class Spawner:
             raise
         url = found[1].decode()
         client = httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=PATIENCE)
-        return Process(pid, url, said, client, output, self)
+        return Process(pid, url, log, client, output, self)
 
     @asynccontextmanager
     async def running(self, database: Path, upstream: str, *flags: str) -> AsyncIterator[Process]:
@@ -166,7 +179,7 @@ def main(descriptor: int) -> None:
         os.environ.pop(name, None)
     control = socket.socket(fileno=descriptor)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 65536, 1)
+        message, descriptors, _, _ = socket.recv_fds(control, 65536, 2)
         if not message:
             return
         request: dict[str, Any] = json.loads(message)
@@ -177,9 +190,9 @@ def main(descriptor: int) -> None:
         pid = os.fork()
         if pid == 0:
             control.close()
-            os.dup2(descriptors[0], 1)
-            os.dup2(descriptors[0], 2)
-            os.close(descriptors[0])
+            for number, given in enumerate(descriptors, 1):
+                os.dup2(given, number)
+                os.close(given)
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
             code = 0
             try:
@@ -192,7 +205,8 @@ def main(descriptor: int) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-        os.close(descriptors[0])
+        for given in descriptors:
+            os.close(given)
         control.sendall(json.dumps(pid).encode())
 
 

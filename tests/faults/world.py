@@ -87,7 +87,7 @@ async def continued(world: World, id: str, usable: list[Json]) -> Recorded:
 
 
 def usable(output: list[Json], told: list[Json]) -> list[Json]:
-    """The items that a model can be asked to go on from: not a call that was cut, nor an item without text."""
+    """The items that a model can be asked to go on from: no call that was cut, no item without text."""
     done = {event["item"]["id"] for event in told if event["type"] == "response.output_item.done"}
     return [
         item
