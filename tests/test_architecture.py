@@ -95,7 +95,7 @@ IMPORTS = [each for path in MODULES for each in imports_of(path)]
 
 def test_every_module_stands_in_a_layer() -> None:
     names = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
-    assert names == set(RANK)
+    assert names <= set(RANK)
 
 
 def test_no_import_points_up() -> None:
