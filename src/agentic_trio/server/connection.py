@@ -9,6 +9,8 @@ import trio
 from hypercorn.config import Config
 from hypercorn.utils import parse_socket_addr
 
+from agentic_trio.streams import DirectStream
+
 from .context import ServerContext
 from .exchange import Exchange, build_scope
 from .http1 import HeadReader, RequestHead, RequestRefused, SwitchToHTTP2
@@ -39,7 +41,7 @@ class HTTPConnection:
         config: Config,
         context: ServerContext,
         state: dict[str, Any],
-        stream: trio.SocketStream,
+        stream: trio.SocketStream | DirectStream,
         *,
         limits: ConnectionLimits,
     ) -> None:

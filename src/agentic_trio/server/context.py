@@ -9,18 +9,22 @@ from hypercorn.trio.worker_context import WorkerContext
 if TYPE_CHECKING:
     import trio
 
+    from .hangups import Hangups
+
 
 class ServerContext(WorkerContext):
     """hypercorn's context, with what makes room for new connections and for a shutdown.
 
     Attributes:
         idle: The scopes of connections that wait for a request, longest first.
+        hangups: Tells requests that their client has left; None where the system can't.
         crowded: A new connection waits for one of the busy ones to end; none is kept alive.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.max_requests)
         self.crowded = False
+        self.hangups: Hangups | None = None
         self.idle: dict[trio.CancelScope, None] = {}
         self._config = config
         self._headers = b""

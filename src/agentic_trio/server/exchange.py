@@ -1,5 +1,6 @@
 """One request and its response: the ASGI side of a connection."""
 
+from contextlib import contextmanager
 from time import time
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
@@ -12,6 +13,8 @@ from .response import ResponseWriter
 from .streams import MAX_READ, send_within
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from hypercorn.typing import (
         ASGIReceiveEvent,
         ASGISendEvent,
@@ -65,7 +68,7 @@ class Exchange:
         scope = connection.scope(self.head)
         try:
             await connection.app(
-                scope, self.receive, self.send, trio.to_thread.run_sync, trio.from_thread.run
+                scope, Receive(self), self.send, trio.to_thread.run_sync, trio.from_thread.run
             )
         except (Exception, BaseExceptionGroup) as error:
             await self._app_failed(error)
@@ -144,6 +147,27 @@ class Exchange:
         self._connection.buffer += data
         self.gone = self.gone or not data
         return not self.gone
+
+    @property
+    def watches(self) -> bool:
+        """Whether ``watch`` can be used."""
+        return self._connection.context.hangups is not None
+
+    @contextmanager
+    def watch(self, cancel: "Callable[[], None]") -> "Iterator[None]":
+        """Call ``cancel`` if the client leaves while the block lasts. The request has been read."""
+        hangups, descriptor = self._connection.context.hangups, self._connection.stream.socket.fileno()
+        assert hangups is not None
+
+        def hung_up() -> None:
+            self.gone = True
+            cancel()
+
+        hangups.watch(descriptor, hung_up)
+        try:
+            yield
+        finally:
+            hangups.forget(descriptor)
 
     async def _watch(self) -> None:
         """Wait for the client to go away; keep what it sends, up to a bound."""
@@ -232,6 +256,22 @@ class Exchange:
         except RequestRefused:
             return False
         return True
+
+
+class Receive:
+    """ASGI's ``receive`` of an exchange.
+
+    Attributes:
+        watch: see ``Exchange.watch``; None where the system can't. An app that has read its request may
+            leave the watching for a disconnect to the server, rather than call this again.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._receive = exchange.receive
+        self.watch = exchange.watch if exchange.watches else None
+
+    async def __call__(self) -> "ASGIReceiveEvent":
+        return await self._receive()
 
 
 def build_scope(

@@ -12,8 +12,11 @@ import trio
 from hypercorn.config import Config
 from hypercorn.utils import repr_socket_addr, wrap_app
 
+from agentic_trio.streams import DirectStream
+
 from .connection import HTTPConnection
 from .context import ServerContext
+from .hangups import open_hangups
 from .limits import ConnectionLimits
 from .stock import BoundedTCPServer
 
@@ -56,7 +59,7 @@ async def serve_asgi(
     listeners, urls = _open_listeners(config)
     slots = trio.Semaphore(limits.max_connections)
     handler = _Handler(wrap_app(app, config.wsgi_max_body_size, "asgi"), config, context, limits, slots)
-    async with trio.open_nursery() as connections:
+    async with open_hangups() as context.hangups, trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             stop = accepting.cancel_scope.cancel
             accepting.start_soon(_after, context.terminate.wait, stop)
@@ -154,7 +157,7 @@ class _Handler:
             if isinstance(stream, trio.SSLStream):
                 connection = BoundedTCPServer(*shared, {}, stream, limits=self.limits)
             else:
-                connection = HTTPConnection(*shared, {}, stream, limits=self.limits)
+                connection = HTTPConnection(*shared, {}, DirectStream(stream), limits=self.limits)
             await connection
         except Exception:
             await self.config.log.exception("Error in a connection")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from agentic_trio.errors import UpstreamError
+from agentic_trio.streams import open_direct_stream
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.wire.dialect import refusal
 
@@ -102,6 +103,7 @@ class Upstream:
         self._transport = transport
         self._extensions = {"timeout": timeouts}
         self._urls: dict[str, httpx.URL] = {}
+        self._host = httpx.URL(origin).netloc
 
     def _url(self, path: str, query: bytes) -> httpx.URL:
         """A path behind the origin. The few without variable parts are parsed once."""
@@ -140,14 +142,21 @@ class Upstream:
 
         Cancellation: closes the connection at once.
         """
-        sent = list(headers)
+        sent = [(b"host", self._host), *headers]
+        if body or method != "GET":
+            sent.append((b"content-length", b"%d" % len(body)))
         if context.authorization is not None:
             sent.append((b"authorization", context.authorization))
         if context.request_id:
             sent.append((b"x-request-id", context.request_id.encode()))
         with UpstreamErrors():
+            # Given as a stream, the body leaves the headers to us: httpx would look up each that it may add.
             request = httpx.Request(
-                method, self._url(path, query), headers=sent, content=body, extensions=self._extensions
+                method,
+                self._url(path, query),
+                headers=sent,
+                stream=httpx.ByteStream(body),
+                extensions=self._extensions,
             )
             response = await self._transport.handle_async_request(request)
             try:
@@ -204,5 +213,5 @@ def _upstream_error(error: httpx.HTTPError) -> UpstreamError:
 async def open_upstream(config: Config) -> AsyncIterator[Upstream]:
     """The model server of a configuration, for as long as the block lasts."""
     timeouts = httpx.Timeout(config.idle_timeout, connect=config.connect_timeout)
-    async with StreamTransport(keepalive_expiry=KEEP_ALIVE_EXPIRY) as transport:
+    async with StreamTransport(keepalive_expiry=KEEP_ALIVE_EXPIRY, connect=open_direct_stream) as transport:
         yield Upstream(config.upstream_origin, transport, timeouts.as_dict())

@@ -20,12 +20,14 @@ from agentic_trio.wire.ids import mint_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 
     from agentic_trio.gateway import Gateway
 
     Handler = Callable[["GatewayRequest"], Awaitable[Response]]
+    Watch = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 logger = logging.getLogger("agentic_trio")
 
@@ -85,8 +87,31 @@ class RequestNursery(TrioASGIHTTPConnection):
         async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
             request.stack = stack
             request.nursery = nursery
-            nursery.start_soon(self.handle_messages, nursery, request, receive)
+            watch: Watch | None = getattr(receive, "watch", None)
+            if watch is None:
+                nursery.start_soon(self.handle_messages, nursery, request, receive)
+            elif await self._read(request, receive):
+                stack.enter_context(watch(nursery.cancel_scope.cancel))
+            else:
+                return
             await self.handle_request(nursery, request, send_until_end)
+
+    async def _read(self, request: GatewayRequest, receive: ASGIReceiveCallable) -> bool:
+        """Read the body up to the bound on it; whether the client is still there."""
+        left = self.app.config["MAX_CONTENT_LENGTH"]
+        if (request.content_length or 0) > left:
+            left = -1
+        while left >= 0:
+            message = await receive()
+            if message["type"] != "http.request":
+                return False
+            request.body.append(message["body"])
+            left -= len(message["body"])
+            if not message["more_body"]:
+                request.body.set_complete()
+                return True
+        # The body says that it is too large once a handler asks for it.
+        return True
 
     async def handle_messages(  # type: ignore[override]
         self, nursery: trio.Nursery, request: GatewayRequest, receive: ASGIReceiveCallable

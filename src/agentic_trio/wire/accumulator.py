@@ -66,7 +66,9 @@ TERMINAL = {
 }
 """How a response ended -> its terminal event. OpenAI has none of its own for a cancelled one."""
 
-RESPONSE_ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
+RESPONSE_ERROR_CODES = frozenset(
+    {"server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded"}
+)
 """The codes that ``response.error`` may hold here; strict clients know no others."""
 
 
