@@ -402,7 +402,7 @@ class Turn:
             | opened_calls(item.final or {} for item in response.items if not item.unusable),
             body=response.snapshot.body(),
             fingerprint=self.fingerprint,
-            events=(*logged, *last) if last and logged is not None else (),
+            events=(*logged, *last) if self._announced and logged else (),
         )
 
 
