@@ -18,6 +18,14 @@ def test_a_response_that_runs_is_whole(status: str) -> None:
     check_response(with_output(snapshot.body(), ()), REQUEST, status=status)
 
 
+def test_how_a_response_ended_does_not_show_before_its_commit() -> None:
+    response = new_response()
+    before = response.snapshot.body()
+    response.receive_json(b'{"status":"completed","output":[],"usage":{"input_tokens":1,"output_tokens":1}}')
+    assert json.loads(response.response())["status"] == "completed"
+    assert response.snapshot.under_way().body() == before
+
+
 def test_a_response_has_the_31_required_members() -> None:
     response = json.loads(new_response().response())
     assert len(MEMBERS) == 31
