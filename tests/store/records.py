@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agentic_trio.store.base import Page, Store
 
 OWNER = ""
+NOTHING: frozenset[str] = frozenset()
 
 
 async def run_inline(work: Callable[[], Any], *, limiter: trio.CapacityLimiter) -> Any:
@@ -91,6 +92,11 @@ async def take_turn(
 async def texts(store: Store, *, response: str | None = None, conversation: str | None = None) -> list[bytes]:
     """A history's items."""
     return list((await store.history(OWNER, response=response, conversation=conversation)).items)
+
+
+def no_effect(data: bytes) -> tuple[frozenset[str], frozenset[str]]:
+    """What removing an item means to the calls, when it means nothing."""
+    return NOTHING, NOTHING
 
 
 def ids(page: Page) -> list[str]:

@@ -108,9 +108,6 @@ async def open_and_close(path: str) -> None:
         pass
 
 
-# What is refused, untouched
-
-
 def make_directory(path: str) -> None:
     os.mkdir(path)
 
@@ -221,9 +218,6 @@ def test_a_damaged_file_is_refused(path: str):
         trio.run(open_and_close, path)
 
 
-# What is taken
-
-
 def test_an_empty_file_is_taken(path: str):
     Path(path).touch()
     trio.run(open_and_close, path)
@@ -286,9 +280,6 @@ async def test_stores_in_memory_are_apart_and_forgotten():
             await again.response(OWNER, "a")
 
 
-# Versions
-
-
 def test_each_migration_says_which_version_it_leads_to():
     for version, statements in enumerate(schema.MIGRATIONS, 1):
         assert statements[-1] == f"PRAGMA user_version = {version}"
@@ -328,9 +319,6 @@ async def test_a_migration_that_fails_changes_nothing(path: str, monkeypatch: py
             await open_and_close(path)
     async with open_sqlite_store(path) as store:
         assert await texts(store, response="a") == data("in_a", "out_a")
-
-
-# Processes
 
 
 async def test_a_second_gateway_is_refused(path: str, children: Children):
@@ -382,9 +370,6 @@ async def test_all_that_was_acknowledged_survives_kill_9(path: str, children: Ch
             ]
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-# Failing and closing
 
 
 async def test_a_full_disk_is_a_store_error_and_room_ends_it(path: str):
@@ -499,9 +484,6 @@ async def test_a_full_thread_says_so_and_stays_as_it_was(path: str):
         with pytest.raises(ThreadFull):
             await store.delete_item(OWNER, "conv_1", "z", lambda data: (frozenset(), frozenset()))
         assert await texts(store, conversation="conv_1") == data("z")
-
-
-# What it costs
 
 
 ENVELOPE = b'{"object":"response","status":"completed","echo":"' + b"e" * 940 + b'"}'
