@@ -65,7 +65,7 @@ class Size:
     database_turns: int = 1000
 
 
-QUICK = Size(3, 400, 32, 64, 100, {100: 10, 1000: 3}, live_seconds=2.0)
+QUICK = Size(3, 400, 32, 64, 100, {100: 10, 1000: 3}, live_seconds=2.0, database_turns=300)
 FULL = Size(7, 1500, 96, 128, 400, {100: 20, 1000: 5})
 TINY = Size(1, 16, 2, 2, 3, {3: 2}, live=8, live_seconds=0.2, database_turns=5)
 
@@ -111,7 +111,7 @@ class Comparison:
             )
             if only in name
         ]
-        steps = len(self.plan) * size.rounds * len(chosen) + (len(self.extras) + 3) * len(chosen)
+        steps = len(self.plan) * size.rounds * len(chosen) + (len(self.extras) + 2) * len(chosen)
         self.progress = Progress(steps)
         self.rows: list[Row] = []
 
@@ -149,11 +149,16 @@ class Comparison:
         """What is measured in interleaved rounds, all gateways running side by side."""
         with ExitStack() as stack:
             subjects = [await self.started(stack, contender) for contender in self.chosen]
-            for subject in subjects:
-                for turns in self.size.depths:
-                    if any(f"of {turns} turns" in row.name for row, _ in self.plan):
+            depths = [
+                turns
+                for turns in self.size.depths
+                if any(f"of {turns} turns" in row.name for row, _ in self.plan)
+            ]
+            async with trio.open_nursery() as nursery:
+                for subject in subjects:
+                    for turns in depths:
                         self.progress.step(f"seeding {turns} turns into {subject.server.name}")
-                        await works.seed_threads(subject, turns)
+                        nursery.start_soon(works.seed_threads, subject, turns)
             for row, work in self.plan:
                 self.rows.append(await interleaved(row, subjects, self.size.rounds, work, self.progress))
 

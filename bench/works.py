@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -106,14 +107,15 @@ async def streamed(
         subject.asker.check(reply, deltas=DELTAS)
         return reply
 
-    return await measured(subject, clients, requests, exchange, units=EVENTS, warmup=1)
+    return await measured(subject, clients, requests, exchange, units=EVENTS, warmup=0 if interval else 1)
 
 
 async def seed_threads(subject: Subject, turns: int, *, item_bytes: int = 64) -> None:
-    """Seed a chain and a conversation of so many turns. Those that fail are left out."""
-    for kind in ("chain", "conversation"):
+    """Seed a chain and a conversation of so many turns, both at once. Those that fail are left out."""
+
+    async def grow(kind: str) -> None:
         async with open_url(subject.server.url) as target:
-            try:
+            with suppress(SeedFailed):
                 [seeded] = await seed(
                     target,
                     turns,
@@ -121,9 +123,11 @@ async def seed_threads(subject: Subject, turns: int, *, item_bytes: int = 64) ->
                     conversation=kind == "conversation",
                     item_bytes=item_bytes,
                 )
-            except SeedFailed:
-                continue
-        subject.threads[f"{kind} {turns}"] = Thread(turns, seeded.reference())
+                subject.threads[f"{kind} {turns}"] = Thread(turns, seeded.reference())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(grow, "chain")
+        nursery.start_soon(grow, "conversation")
 
 
 async def continued(subject: Subject, *, kind: str, turns: int, requests: int) -> Cost:
@@ -199,12 +203,12 @@ async def live_streams(subject: Subject, *, streams: int, seconds: float) -> int
         except (Failure, OSError, trio.BrokenResourceError):
             return
 
-    with trio.move_on_after(seconds + 60):
+    with trio.move_on_after(seconds + 120):
         async with trio.open_nursery() as nursery:
             for _ in range(streams):
                 nursery.start_soon(hold_on)
                 await trio.sleep(0.005)
-            with trio.move_on_after(30):
+            with trio.move_on_after(90):
                 await all_begun.wait()
             for _ in range(max(int(seconds / 0.2), 1)):
                 await trio.sleep(0.2)
