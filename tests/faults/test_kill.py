@@ -344,7 +344,7 @@ async def test_a_stream_that_a_crash_cut_is_failed_and_can_not_be_read_again(
             ledger.check(response["output"] == [], response)
             resumed = await process.client.get(f"/v1/responses/{client.id}?stream=true&starting_after=3")
             check_error(resumed.status_code, resumed.content, param="stream")
-            repeated = await process.client.post("/v1/responses", json=body, headers=key)
+            repeated = await process.client.post("/v1/responses", content=json.dumps(body), headers=key)
             check_error(repeated.status_code, repeated.content, param="stream")
             assert len(upstream.requests) == 1
     assert_intact(database)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from tests.fake_upstream import Script
-from tests.oracles import ANY, check_response
+from tests.oracles import ANY, check_response, parse_sse
 from tests.web.harness import MODEL, World, open_world
 
 from .ledger import ledger
@@ -129,6 +129,18 @@ async def check_ended_early(world: World, id: str, told: list[Json], *, status: 
         (response["status"], recorded(response)) == (status, seen(told)), (id, status, response, told)
     )
     await continued(world, id, usable(response["output"], told))
+    return response
+
+
+async def check_told_why(client: httpx.AsyncClient, stream: bytes, code: str) -> Json:
+    """A turn that was cancelled by the gateway tells why in its stream, and in its record."""
+    events, done = parse_sse(stream)
+    assert done
+    *_, error, failed = events
+    assert (error["type"], error["code"], failed["type"]) == ("error", code, "response.failed")
+    response: Json = json.loads(await get(client, failed["response"]["id"]))
+    ledger.check(response == failed["response"], (failed, response))
+    assert (response["status"], response["error"]["message"]) == ("cancelled", error["message"])
     return response
 
 
