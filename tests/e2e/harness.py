@@ -1,0 +1,125 @@
+"""The real command in a process of its own, before a fake upstream in this one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import trio
+
+from agentic_trio.config import ENVIRONMENT
+from tests.oracles import check_response
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+COMMAND = (sys.executable, "-m", "agentic_trio")
+STARTS_WITHIN = 60.0
+"""Seconds; a busy machine takes its time to import."""
+
+_LISTENS = re.compile(rb"(?:listens|Running) on http://[\w.]+:(\d+)")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without what configures a gateway."""
+    kept = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    return kept | variables
+
+
+def run_command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that should end by itself."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=STARTS_WITHIN,
+        check=False,
+    )
+
+
+@dataclass
+class Server:
+    """A running server process."""
+
+    process: trio.Process
+    port: int
+    client: httpx.AsyncClient
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    async def wait(self, patience: float = 10.0) -> int:
+        """The exit code, once the process has ended."""
+        with trio.fail_after(patience):
+            return await self.process.wait()
+
+    async def read(self, id: str) -> dict[str, Any]:
+        """A response that must be there."""
+        answer = await self.client.get(f"/v1/responses/{id}")
+        assert answer.status_code == 200, answer.text
+        return check_response(answer.content)
+
+    async def accepts(self) -> bool:
+        """Whether it takes new connections."""
+        try:
+            stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        except OSError:
+            return False
+        await stream.aclose()
+        return True
+
+
+async def _port(process: trio.Process, log: Path) -> int:
+    while True:
+        written = await trio.Path(log).read_bytes()
+        if found := _LISTENS.search(written):
+            return int(found[1])
+        assert process.poll() is None, written.decode()
+        await trio.sleep(0.01)  # no event tells what another process has written
+
+
+@asynccontextmanager
+async def open_process(
+    command: list[str], log: Path, variables: dict[str, str] | None = None
+) -> AsyncIterator[Server]:
+    """A server process that says where it listens, on either of its outputs. Killed at the end."""
+    with log.open("ab") as file:
+        file.truncate(0)
+        process = await trio.lowlevel.open_process(
+            command, env=environment(**variables or {}), stdout=file, stderr=file
+        )
+    try:
+        with trio.fail_after(STARTS_WITHIN):
+            port = await _port(process, log)
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False, timeout=20
+        ) as client:
+            yield Server(process, port, client, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+@asynccontextmanager
+async def open_server(directory: Path, upstream: str, *flags: str) -> AsyncIterator[Server]:
+    """``agentic-trio serve`` with its database in ``directory``."""
+    command = [*COMMAND, "serve", "--port", "0", "--llm-api-base", upstream]
+    command += ["--db-url", f"sqlite://{directory / 'gateway.db'}", *flags]
+    async with open_process(command, directory / "server.log") as server:
+        yield server

@@ -1,0 +1,93 @@
+"""``hypercorn -k trio agentic_trio.asgi:app``, configured by the environment."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.fake_upstream import FakeUpstream, open_fake_upstream
+from tests.oracles import check_event_stream
+from tests.web.raw import open_raw, open_under_way
+
+from .harness import Server, environment, open_process, open_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+HYPERCORN = [sys.executable, "-m", "hypercorn", "-k", "trio", "-b", "127.0.0.1:0"]
+STALLED = {"input": '!{"stall_after": 6} hi there'}
+DELTA = b"response.output_text.delta"
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with open_fake_upstream() as upstream:
+        yield upstream
+
+
+@asynccontextmanager
+async def open_hypercorn(directory: Path, upstream: FakeUpstream, *flags: str) -> AsyncIterator[Server]:
+    variables = {"LLM_API_BASE": upstream.url, "DATABASE_URL": f"sqlite://{directory / 'gateway.db'}"}
+    command = [*HYPERCORN, *flags, "agentic_trio.asgi:app"]
+    async with open_process(command, directory / "hypercorn.log", variables) as server:
+        yield server
+
+
+async def test_conversation_and_stream_are_served(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with open_hypercorn(tmp_path, upstream) as server:
+        body = {"model": "tiny", "input": "one"}
+        first = (await server.client.post("/v1/responses", json=body)).json()
+        body |= {"stream": True, "previous_response_id": first["id"]}
+        answer = await server.client.post("/v1/responses", json=body)
+        check_event_stream(answer.content, body, ending="response.completed")
+    assert len(upstream.last.items) == 3
+
+
+async def test_connection_close_closes(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with open_hypercorn(tmp_path, upstream) as server, open_raw(server.port) as client:
+        await client.request("GET", "/health", connection="close")
+        await client.read()
+        with trio.fail_after(5):
+            assert await client.stream.receive_some() == b""
+
+
+async def test_client_that_leaves_is_recorded_as_cancelled(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with open_hypercorn(tmp_path, upstream) as server:
+        async with open_under_way(server.port, STALLED, DELTA) as client:
+            id = client.id
+            await client.reset()
+            with trio.fail_after(5):
+                await upstream.wait_aborted(1)
+        server.signal()
+        await server.wait()
+    async with open_server(tmp_path, upstream.url) as server:
+        assert (await server.read(id))["status"] == "cancelled"
+
+
+async def test_sigterm_ends_it_with_0_and_records_what_ran(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with (
+        open_hypercorn(tmp_path, upstream, "--graceful-timeout", "1") as server,
+        open_under_way(server.port, STALLED, DELTA) as client,
+    ):
+        server.signal()
+        assert await server.wait() == 0
+    await upstream.wait_aborted(1)
+    async with open_server(tmp_path, upstream.url) as server:
+        assert (await server.read(client.id))["status"] == "cancelled"
+    assert "Traceback" not in (tmp_path / "hypercorn.log").read_text()
+
+
+async def test_bad_configuration_is_named_and_keeps_it_from_starting(tmp_path: Path) -> None:
+    command = [*HYPERCORN, "agentic_trio.asgi:app"]
+    with (tmp_path / "log").open("wb") as file:
+        process = await trio.lowlevel.open_process(
+            command, env=environment(DATABASE_URL="mysql://x"), stdout=file, stderr=file
+        )
+    with trio.fail_after(60):
+        await process.wait()  # hypercorn's own exit code is 0 then
+    assert "db_url must be sqlite://" in (tmp_path / "log").read_text()
