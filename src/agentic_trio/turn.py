@@ -108,6 +108,7 @@ class Turn:
         self._scope = trio.CancelScope()
         self._told_to_end = False
         self._reason: GatewayError | None = None
+        self._announcing = False
         self._announced = False
         self._called = False
         self._accepted = False
@@ -311,6 +312,7 @@ class Turn:
     async def _announce(self, events: Sequence[bytes]) -> None:
         """Put the turn on disk, so that a crash can't make its id unknown; then let the id leave."""
         if self.call.store:
+            self._announcing = True
             await self._services.store.announce(
                 Announcement(
                     owner=self.owner,
@@ -359,6 +361,8 @@ class Turn:
                 self._error = ServiceUnavailable("The response was not stored in time.")
                 self._services.unrecorded.keep(self._ending(last))
                 return
+        elif self._announcing:
+            await self._withdraw()
         self.log.extend(last)
 
     def _last_events(self) -> list[bytes]:
@@ -366,8 +370,21 @@ class Turn:
 
     def _leaves_a_row(self) -> bool:
         """Whether there is anything to record: a refused request has no turn."""
+        if not self.call.store or self._announced:
+            return self.call.store
+        if self.fingerprint is not None and self._error is not None:
+            # Its client was told an error, if anything: its repeat is to run, not to be given this.
+            return False
         cancelled = self._response.snapshot.status == "cancelled"
-        return self.call.store and (self._announced or (self._called and (self._accepted or cancelled)))
+        return self._called and (self._accepted or cancelled)
+
+    async def _withdraw(self) -> None:
+        """Take back an announcement that may be on disk, and that nobody has been told of."""
+        with trio.CancelScope(shield=True, deadline=self._commit_deadline()):
+            try:
+                await self._services.store.withdraw(self.owner, self.id)
+            except Exception:
+                logger.exception("turn %s could not be withdrawn", self.id)
 
     def _commit_deadline(self) -> float:
         return trio.current_time() + self._services.config.commit_timeout
