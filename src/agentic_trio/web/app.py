@@ -8,7 +8,7 @@ from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
 from agentic_trio.web import conversations, health, openapi, relay, responses
-from agentic_trio.web.request import GatewayApp, error_response, name_request, this_request
+from agentic_trio.web.request import GatewayApp, error_reply, name_request, this_request
 from agentic_trio.web.websocket import NoWebSocket
 
 if TYPE_CHECKING:
@@ -72,4 +72,4 @@ async def _name_request(response: Response) -> Response:
 
 
 async def _error_response(error: Exception) -> Response:
-    return error_response(this_request(), error)
+    return error_reply(this_request(), error).response()

@@ -7,45 +7,46 @@ from typing import TYPE_CHECKING
 from quart import Blueprint, Response
 
 from agentic_trio.web.body import PlainBody
+from agentic_trio.web.reply import Reply
 from agentic_trio.web.request import this_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agentic_trio.upstream.client import Answer
-    from agentic_trio.web.request import GatewayRequest
+    from agentic_trio.web.request import Scoped
 
 routes = Blueprint("relay", __name__)
 
 HOP_BY_HOP = frozenset(
     {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
     }
 )
 """Headers that belong to one connection (RFC 9110, section 7.6.1)."""
 
 NOT_FORWARDED = HOP_BY_HOP | {
-    "host",
-    "content-length",
-    "authorization",
-    "cookie",
-    "expect",
-    "x-request-id",
-    "remote-addr",
-    "origin",
-    "accept-encoding",
+    b"host",
+    b"content-length",
+    b"authorization",
+    b"cookie",
+    b"expect",
+    b"x-request-id",
+    b"remote-addr",
+    b"origin",
+    b"accept-encoding",
 }
 """Request headers that are ours to set, or nobody's business upstream."""
 
-NOT_RETURNED = HOP_BY_HOP | {"date", "server", "x-request-id"}
+NOT_RETURNED = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 
 
 PATHS = (
@@ -67,16 +68,16 @@ PATHS = (
 @routes.post(PATHS[4])
 async def relay_route(model: str = "") -> Response:
     """Relay to the same path upstream."""
-    return await relay_as_is(this_request())
+    return (await relay_as_is(this_request())).response()
 
 
-async def relay_as_is(request: GatewayRequest) -> Response:
+async def relay_as_is(request: Scoped) -> Reply:
     """Relay to the same path upstream, within the bound on requests there."""
     request.stack.enter_context(request.gateway.admission)
     return await relay(request, request.scope["raw_path"].decode("ascii"), await request.raw_body())
 
 
-async def relay(request: GatewayRequest, path: str, body: bytes) -> Response:
+async def relay(request: Scoped, path: str, body: bytes) -> Reply:
     """Send a request upstream, and its answer back as it comes.
 
     The upstream call is over when the request is, however it ends.
@@ -84,42 +85,38 @@ async def relay(request: GatewayRequest, path: str, body: bytes) -> Response:
     Raises:
         UpstreamError: the upstream could not be reached.
     """
-    kept_back = NOT_FORWARDED | _named(request.headers.getlist("Connection"))
+    fields = request.fields
+    kept_back = NOT_FORWARDED | _named(value for name, value in fields if name == b"connection")
     if request.gateway.config.client_auth == "replace":
-        kept_back |= {"x-api-key"}
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in request.headers.items()
-        if name.lower() not in kept_back
-    ]
+        kept_back |= {b"x-api-key"}
+    headers = [field for field in fields if field[0] not in kept_back]
     # The bytes go back as they come, so the upstream may only use an encoding that the client takes.
-    accepted = request.headers.get("Accept-Encoding", "identity")
-    headers.append((b"accept-encoding", accepted.encode("latin-1")))
+    headers.append((b"accept-encoding", (request.field(b"accept-encoding") or "identity").encode("latin-1")))
+    method = request.scope["method"]
     answer = await request.stack.enter_async_context(
         request.gateway.upstream.forward(
-            "GET" if request.method == "HEAD" else request.method,
+            "GET" if method == "HEAD" else method,
             path,
-            request.query_string,
+            request.scope["query_string"],
             headers,
             body,
             request.context,
         )
     )
-    response = Response(RelayBody(answer), answer.status)
-    response.headers.clear()
-    kept_back = NOT_RETURNED | _named([answer.header(b"connection") or ""])
-    for raw_name, value in answer.headers:
-        name = raw_name.decode("latin-1")
-        # Which pages may call is this server's to say, not the upstream's.
-        if name.lower() not in kept_back and not name.lower().startswith("access-control-"):
-            response.headers.add(name, value.decode("latin-1"))
-    response.timeout = None
-    return response
+    received = [(name.lower(), value) for name, value in answer.headers]
+    kept_back = NOT_RETURNED | _named(value for name, value in received if name == b"connection")
+    # Which pages may call is this server's to say, not the upstream's.
+    returned = [
+        field
+        for field in received
+        if field[0] not in kept_back and not field[0].startswith(b"access-control-")
+    ]
+    return Reply(RelayBody(answer), answer.status, returned)
 
 
-def _named(connection: Iterable[str]) -> frozenset[str]:
+def _named(connection: Iterable[bytes]) -> frozenset[bytes]:
     """The headers that ``Connection`` headers name: they belong to the connection as well."""
-    return frozenset(name.strip().lower() for value in connection for name in value.split(","))
+    return frozenset(name.strip().lower() for value in connection for name in value.split(b","))
 
 
 class RelayBody(PlainBody):

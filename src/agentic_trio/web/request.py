@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from quart import Response, current_app, request
@@ -16,17 +16,18 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from agentic_trio.context import RequestContext, upstream_authorization
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge
+from agentic_trio.web.reply import Reply, json_reply
 from agentic_trio.wire.ids import mint_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
-    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 
     from agentic_trio.gateway import Gateway
 
-    Handler = Callable[["GatewayRequest"], Awaitable[Response]]
+    Handler = Callable[["Scoped"], Awaitable[Reply]]
     Watch = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 logger = logging.getLogger("agentic_trio")
@@ -34,40 +35,95 @@ logger = logging.getLogger("agentic_trio")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-class GatewayRequest(TrioRequest):
-    """A request, with what is scoped by it.
+class Scoped:
+    """What a request scopes, and the values that are its alone.
 
     Attributes:
+        scope: ASGI's.
         gateway: what serves it.
         nursery: what runs here is cancelled when the client leaves.
         stack: what is entered here is left when the request is over, however it ends.
     """
 
+    scope: Any
     gateway: Gateway
     nursery: trio.Nursery
     stack: AsyncExitStack
     _context: RequestContext | None = None
 
     @property
+    def fields(self) -> Iterable[tuple[bytes, bytes]]:
+        """The headers as they came, names in lower case."""
+        return cast("Iterable[tuple[bytes, bytes]]", self.scope["headers"])
+
+    def field(self, name: bytes) -> str | None:
+        """The first header of this (lower-case) name."""
+        for key, value in self.fields:
+            if key == name:
+                return value.decode("latin-1")
+        return None
+
+    @property
     def context(self) -> RequestContext:
         """The values of this request alone."""
         if self._context is None:
-            self._context = self._make_context()
+            sent = self.field(b"authorization")
+            id = self.field(b"x-request-id")
+            self._context = RequestContext(
+                authorization=upstream_authorization(
+                    self.gateway.config, None if sent is None else sent.encode("latin-1")
+                ),
+                request_id=id if id and _REQUEST_ID.fullmatch(id) else mint_id("req"),
+            )
         return self._context
 
     async def raw_body(self) -> bytes:
-        """The body's bytes. Raises werkzeug's RequestEntityTooLarge."""
+        """The body's bytes. Raises RequestTooLarge, or werkzeug's twin of it."""
+        raise NotImplementedError
+
+
+class GatewayRequest(Scoped, TrioRequest):
+    """A request that is dispatched by Quart."""
+
+    async def raw_body(self) -> bytes:
         return cast("bytes", await self.get_data())
 
-    def _make_context(self) -> RequestContext:
-        sent = self.headers.get("Authorization")
-        id = self.headers.get("X-Request-Id", "")
-        return RequestContext(
-            authorization=upstream_authorization(
-                self.gateway.config, None if sent is None else sent.encode("latin-1")
-            ),
-            request_id=id if _REQUEST_ID.fullmatch(id) else mint_id("req"),
-        )
+
+class DirectRequest(Scoped):
+    """A request of a busy route: its body has been read, and nothing else of it is looked at in advance."""
+
+    def __init__(
+        self, scope: HTTPScope, gateway: Gateway, nursery: trio.Nursery, stack: AsyncExitStack
+    ) -> None:
+        self.scope = scope
+        self.gateway = gateway
+        self.nursery = nursery
+        self.stack = stack
+        self._body = b""
+        self._too_large = False
+
+    async def read(self, receive: ASGIReceiveCallable) -> bool:
+        """Read the body up to the bound on it; whether the client is still there."""
+        left = self.gateway.config.max_request_body_size
+        declared = self.field(b"content-length")
+        parts = []
+        self._too_large = declared is not None and int(declared) > left
+        while not self._too_large:
+            message = await receive()
+            if message["type"] != "http.request":
+                return False
+            parts.append(message["body"])
+            left -= len(message["body"])
+            self._too_large = left < 0
+            if not message["more_body"]:
+                break
+        self._body = parts[0] if len(parts) == 1 else b"".join(parts)
+        return True
+
+    async def raw_body(self) -> bytes:
+        if self._too_large:
+            raise request_too_large(self.gateway)
+        return self._body
 
 
 class RequestNursery(TrioASGIHTTPConnection):
@@ -77,6 +133,48 @@ class RequestNursery(TrioASGIHTTPConnection):
     _ending = False
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        handler = self.app.direct.get((self.scope["method"], self.scope["path"]))
+        watch: Watch | None = getattr(receive, "watch", None)
+        async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+            if (
+                handler is None
+                or watch is None
+                or any(name == b"origin" for name, _ in self.scope["headers"])
+            ):
+                await self._dispatch(nursery, stack, receive, send)
+            else:
+                await self._call(
+                    handler, watch, DirectRequest(self.scope, self.app.gateway, nursery, stack), receive, send
+                )
+
+    async def _call(
+        self,
+        handler: Handler,
+        watch: Watch,
+        request: DirectRequest,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+    ) -> None:
+        """Call a busy route's handler, and leave it to the server to watch for the client's leaving."""
+        if not await request.read(receive):
+            return
+        request.stack.enter_context(watch(request.nursery.cancel_scope.cancel))
+        try:
+            reply = await handler(request)
+        except Exception as error:
+            reply = error_reply(request, error)
+        reply.headers.append((b"x-request-id", request.context.request_id.encode()))
+        await reply.send(send)
+        if request.nursery.child_tasks:
+            request.nursery.cancel_scope.cancel()
+
+    async def _dispatch(
+        self,
+        nursery: trio.Nursery,
+        stack: AsyncExitStack,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+    ) -> None:
         async def send_until_end(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 self._ending = True
@@ -84,34 +182,10 @@ class RequestNursery(TrioASGIHTTPConnection):
 
         request = cast("GatewayRequest", self._create_request_from_scope(send))
         request.gateway = self.app.gateway
-        async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-            request.stack = stack
-            request.nursery = nursery
-            watch: Watch | None = getattr(receive, "watch", None)
-            if watch is None:
-                nursery.start_soon(self.handle_messages, nursery, request, receive)
-            elif await self._read(request, receive):
-                stack.enter_context(watch(nursery.cancel_scope.cancel))
-            else:
-                return
-            await self.handle_request(nursery, request, send_until_end)
-
-    async def _read(self, request: GatewayRequest, receive: ASGIReceiveCallable) -> bool:
-        """Read the body up to the bound on it; whether the client is still there."""
-        left = self.app.config["MAX_CONTENT_LENGTH"]
-        if (request.content_length or 0) > left:
-            left = -1
-        while left >= 0:
-            message = await receive()
-            if message["type"] != "http.request":
-                return False
-            request.body.append(message["body"])
-            left -= len(message["body"])
-            if not message["more_body"]:
-                request.body.set_complete()
-                return True
-        # The body says that it is too large once a handler asks for it.
-        return True
+        request.stack = stack
+        request.nursery = nursery
+        nursery.start_soon(self.handle_messages, nursery, request, receive)
+        await self.handle_request(nursery, request, send_until_end)
 
     async def handle_messages(  # type: ignore[override]
         self, nursery: trio.Nursery, request: GatewayRequest, receive: ASGIReceiveCallable
@@ -122,39 +196,21 @@ class RequestNursery(TrioASGIHTTPConnection):
         if not self._ending:
             nursery.cancel_scope.cancel()
 
-    async def handle_request(  # type: ignore[override]
-        self, nursery: trio.Nursery, request: GatewayRequest, send: ASGISendCallable
-    ) -> None:
-        handler = self.app.direct.get((request.method, request.path))
-        if handler is None or "origin" in request.headers:
-            await super().handle_request(nursery, request, send)
-            return
-        await self._send_response(send, await self.app.answer(handler, request))
-        nursery.cancel_scope.cancel()
-
 
 class GatewayApp(QuartTrio):
     """The app of one gateway, which is set before the first request.
 
     Attributes:
         gateway: what it serves.
-        direct: (method, path) -> the handler behind that route, for the busy routes: they are called
-            without the context, signals and hooks of a dispatch, none of which they use. A request of a
-            browser's page is dispatched, since CORS is a hook.
+        direct: (method, path) -> the handler behind that route, for the busy routes: our own server calls
+            it without the request object, context, signals and hooks of a dispatch, none of which it
+            uses. A request of a browser's page is dispatched, since CORS is a hook.
     """
 
     asgi_http_class = RequestNursery
     request_class = GatewayRequest
     gateway: Gateway
     direct: Mapping[tuple[str, str], Handler]
-
-    async def answer(self, handler: Handler, request: GatewayRequest) -> Response:
-        """Call a handler, and turn what it raises into an answer, as a dispatch would."""
-        try:
-            response = await handler(request)
-        except Exception as error:
-            response = error_response(request, error)
-        return name_request(request, response)
 
 
 def this_gateway() -> Gateway:
@@ -173,28 +229,34 @@ def name_request(request: GatewayRequest, response: Response) -> Response:
     return response
 
 
-def error_response(request: GatewayRequest, error: Exception) -> Response:
+def error_reply(request: GatewayRequest | DirectRequest, error: Exception) -> Reply:
     """Any failure in OpenAI's envelope: ours, those of routing and of reading the body, and bugs."""
     if isinstance(error, HTTPException):
-        error = _refused(request, error)
+        error = _refused(cast("GatewayRequest", request), error)
     elif not isinstance(error, GatewayError):
         logger.error("request %s failed", request.context.request_id, exc_info=error)
         error = GatewayError("The gateway failed.", code="internal_error")
-    response = json_response(error.body(), error.status)
-    response.headers.extend(error.headers)
-    return response
+    reply = json_reply(error.body(), error.status)
+    reply.headers += [
+        (name.lower().encode(), value.encode("latin-1")) for name, value in error.headers.items()
+    ]
+    return reply
 
 
 def _refused(request: GatewayRequest, error: HTTPException) -> GatewayError:
     where = f"{request.method} {request.path}"
     if isinstance(error, RequestEntityTooLarge):
-        limit = request.gateway.config.max_request_body_size
-        return RequestTooLarge(f"The request's body is larger than {limit} bytes.")
+        return request_too_large(request.gateway)
     if error.code == 404:
         return NotFound(f"Invalid URL ({where})", code="unknown_url")
     message = f"Invalid method for URL ({where})" if error.code == 405 else error.name
     headers = {name: value for name, value in error.get_headers() if name.lower() == "allow"}
     return InvalidRequest(message, status=error.code or 500, headers=headers)
+
+
+def request_too_large(gateway: Gateway) -> RequestTooLarge:
+    limit = gateway.config.max_request_body_size
+    return RequestTooLarge(f"The request's body is larger than {limit} bytes.")
 
 
 def json_response(body: bytes, status: int = 200) -> Response:

@@ -19,6 +19,7 @@ from agentic_trio.web.queries import (
     page_query,
 )
 from agentic_trio.web.relay import relay
+from agentic_trio.web.reply import Reply, json_reply
 from agentic_trio.web.request import json_response, require_list_endpoints, this_gateway, this_request
 from agentic_trio.wire import checks, sse
 from agentic_trio.wire.requests import route
@@ -28,9 +29,15 @@ if TYPE_CHECKING:
 
     from agentic_trio.eventlog import EventLog
     from agentic_trio.turn import Turn
-    from agentic_trio.web.request import GatewayRequest
+    from agentic_trio.web.request import Scoped
 
 routes = Blueprint("responses", __name__)
+
+STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -44,23 +51,23 @@ FELL_BEHIND = sse.encode(
 @routes.post("/v1/responses")
 async def create_response() -> Response:
     """Create a response."""
-    return await respond(this_request())
+    return (await respond(this_request())).response()
 
 
-async def respond(request: GatewayRequest) -> Response:
+async def respond(request: Scoped) -> Reply:
     """Create a response: stateful, or relayed when it is neither stored nor names state."""
     request.stack.enter_context(request.gateway.admission)
     body = await request.raw_body()
     if route(body).relayed:
         return await relay(request, "/v1/responses", body)
-    key = request.headers.get("Idempotency-Key")
+    key = request.field(b"idempotency-key")
     if key is None:
         turn = request.gateway.turns.new(body, request.context)
         return await _follow(request, turn, outlives=_outlives(request))
     return await _once(request, body, key)
 
 
-async def _once(request: GatewayRequest, body: bytes, key: str) -> Response:
+async def _once(request: Scoped, body: bytes, key: str) -> Reply:
     """Serve a request that may be repeated: it runs once, and every repeat gets its response.
 
     The turn outlives its client, or the repeat of a request whose answer was lost would find it cancelled.
@@ -75,7 +82,7 @@ async def _once(request: GatewayRequest, body: bytes, key: str) -> Response:
         elif await gateway.responses.repeated(owner, id, fingerprint):
             if route(body).stream is True:
                 return event_stream(request, await gateway.responses.stream(owner, id))
-            return json_response(await gateway.responses.read(owner, id))
+            return json_reply(await gateway.responses.read(owner, id))
         else:
             turn = gateway.turns.new(body, request.context, id=id, fingerprint=fingerprint)
             if turn.call.store:
@@ -85,7 +92,7 @@ async def _once(request: GatewayRequest, body: bytes, key: str) -> Response:
     return await _answer(request, turn)
 
 
-async def _follow(request: GatewayRequest, turn: Turn, *, outlives: bool) -> Response:
+async def _follow(request: Scoped, turn: Turn, *, outlives: bool) -> Reply:
     """Start a turn under its owner, chosen now, and answer with it."""
     gateway = request.gateway
     if turn.call.background or (outlives and turn.call.store):
@@ -97,23 +104,23 @@ async def _follow(request: GatewayRequest, turn: Turn, *, outlives: bool) -> Res
     return await _answer(request, turn)
 
 
-async def _answer(request: GatewayRequest, turn: Turn) -> Response:
+async def _answer(request: Scoped, turn: Turn) -> Reply:
     if turn.call.stream:
         await turn.wait_head()
         return event_stream(request, turn.log)
     if turn.call.background:
         await turn.wait_head()
-        return json_response(turn.snapshot())
+        return json_reply(turn.snapshot())
     await turn.wait_ended()
-    return json_response(turn.result())
+    return json_reply(turn.result())
 
 
 _on_disconnect = checks.one_of("cancel", "finish")
 
 
-def _outlives(request: GatewayRequest) -> bool:
+def _outlives(request: Scoped) -> bool:
     """Whether a turn goes on without its client: by this request's header, or as configured."""
-    policy = request.headers.get("X-On-Disconnect")
+    policy = request.field(b"x-on-disconnect")
     if policy is None:
         policy = request.gateway.config.on_disconnect
     else:
@@ -140,7 +147,7 @@ async def retrieve_response(id: str) -> Response:
     if not boolean_argument("stream"):
         return json_response(await responses.read(owner, id))
     after = integer_argument("starting_after", -1)
-    return event_stream(request, await responses.stream(owner, id), after + 1)
+    return event_stream(request, await responses.stream(owner, id), after + 1).response()
 
 
 @routes.post("/v1/responses/<id>/cancel")
@@ -171,15 +178,10 @@ async def refuse_unserved() -> Response:
     raise NotFound(f"Invalid URL (POST {path})", code="unknown_url")
 
 
-def event_stream(request: GatewayRequest, log: EventLog, position: int = 0) -> Response:
+def event_stream(request: Scoped, log: EventLog, position: int = 0) -> Reply:
     """A turn's events as they come. Proxies are asked to keep nothing and to hold back nothing."""
-    response = Response(
-        EventBody(log, position, request.gateway.config.keep_alive_interval),
-        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        content_type="text/event-stream",
-    )
-    response.timeout = None
-    return response
+    body = EventBody(log, position, request.gateway.config.keep_alive_interval)
+    return Reply(body, headers=list(STREAM_HEADERS))
 
 
 class EventBody(PlainBody):
