@@ -60,13 +60,15 @@ class Size:
     firsts: int
     depths: dict[int, int]
     """Turns of a thread -> requests that continue it."""
+    spoken: int = 0
+    """Streams at the pace of a model that is read along, each event alone; 0 leaves them out."""
     live: int = 500
     live_seconds: float = 5.0
     database_turns: int = 1000
 
 
 QUICK = Size(3, 400, 32, 64, 100, {100: 10, 1000: 3}, live_seconds=2.0, database_turns=300)
-FULL = Size(7, 1500, 96, 128, 400, {100: 20, 1000: 5})
+FULL = Size(7, 1500, 96, 128, 400, {100: 20, 1000: 5}, spoken=16)
 TINY = Size(1, 16, 2, 2, 3, {3: 2}, live=8, live_seconds=0.2, database_turns=5)
 
 
@@ -84,6 +86,12 @@ def plan(size: Size) -> list[tuple[Row, Callable[[Subject], Awaitable[Cost]]]]:
         (Row("store=false, 208 events, burst", event, bar=3.0, aim=2.0), partial(burst, store=False)),
         (Row("store=false, 208 events, paced", event, bar=3.0, aim=2.0), partial(paced, store=False)),
     ]
+    if size.spoken:
+        spoken = partial(works.streamed, clients=16, requests=size.spoken, interval=0.02)
+        rows += [
+            (Row(f"store={name}, 208 events, 50 a second", event), partial(spoken, store=store))
+            for name, store in (("true", True), ("false", False))
+        ]
     for turns, requests in size.depths.items():
         bar, aim = (0.2, 0.1) if turns >= 1000 else (0.5, 0.3)
         for kind in ("chain", "conversation"):
