@@ -1,0 +1,1 @@
+"""The whole gateway in one seeded, deterministic world: see ``run.py``."""

@@ -1,0 +1,303 @@
+"""One process of the gateway, from its start to its end, as far as the world outside can tell."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+from unittest.mock import patch
+
+import trio
+
+from agentic_trio.gateway import open_gateway_over
+from agentic_trio.holds import Holds
+from agentic_trio.server import app as server_app
+from agentic_trio.server import serve as server_serve
+from agentic_trio.server.app import serve
+from agentic_trio.store import schema
+from agentic_trio.store.base import StoreError
+from agentic_trio.store.sqlite import open_sqlite_store
+from agentic_trio.turn import Services
+from agentic_trio.unrecorded import Unrecorded
+from agentic_trio.upstream.client import Upstream
+from agentic_trio.upstream.transport import StreamTransport
+from agentic_trio.web.app import attach, create_app
+from agentic_trio.wire.response import crashed
+from tests.simulation.streams import Listener, connection, no_hangups, open_hangups
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from random import Random
+
+    from hypercorn.config import Config as HypercornConfig
+
+    from agentic_trio.config import Config
+    from agentic_trio.gateway import Gateway
+    from agentic_trio.web.request import GatewayApp
+    from tests.simulation.model_server import ModelServer
+    from tests.simulation.record import Record
+    from tests.simulation.streams import End
+
+T = TypeVar("T")
+
+EPOCH = 1_800_000_000
+
+_numbers = itertools.count()
+_listeners: dict[str, Listener] = {}
+
+
+class StoreFaults:
+    """What the disk does: fails, or hangs before or after it has done what it was asked."""
+
+    def __init__(self, record: Record, random: Random, writes: float, reads: float) -> None:
+        self._record = record
+        self._random = random
+        self._chance = {True: writes, False: reads}
+
+    def heal(self) -> None:
+        self._chance = {True: 0.0, False: 0.0}
+
+    def next(self, *, write: bool) -> tuple[str, float]:
+        """The next fault, and for how long it hangs."""
+        if self._random.random() >= self._chance[write]:
+            return "", 0.0
+        kind = self._random.choice(("fails", "hangs before", "hangs after"))
+        self._record.fault(f"store {'write' if write else 'read'} {kind}")
+        self._record.store_faults.append(self._record.tick)
+        return kind, self._random.choice((0.5, 5.0, 40.0))
+
+
+class Machine:
+    """A gateway over a database of its own, on a network in memory.
+
+    Attributes:
+        up: it serves.
+        gone: it has ended or was killed, and ``database`` is what it left.
+        over: nothing of it runs any more.
+        dead: it was killed: nothing that it still does can be seen.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        config: Config,
+        record: Record,
+        random: Random,
+        faults: StoreFaults,
+        model_server: ModelServer,
+        database: bytes | None,
+    ) -> None:
+        self.number = number
+        self.config = config
+        self.record = record
+        self.faults = faults
+        self.database = database
+        self.gateway: Gateway
+        self.services: Services
+        self.up = trio.Event()
+        self.gone = trio.Event()
+        self.over = trio.Event()
+        self.stop = trio.Event()
+        self.dead = False
+        self.ended = 0
+        self.stopped_at = 0.0
+        self.over_at = 0.0
+        self._random = random
+        self._model_server = model_server
+        self._scope = trio.CancelScope()
+        self._listener = Listener()
+        self._ends: list[End] = []
+        self._calls: trio.Nursery
+        self._writer: trio.CapacityLimiter | None = None
+        self._uri = f"file:/simulation-{next(_numbers)}?vfs=memdb"
+        self._keeper = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
+        if database is not None:
+            with sqlite3.connect(":memory:") as image:
+                image.deserialize(database)
+                image.backup(self._keeper)
+            image.close()
+
+    async def run(self) -> None:
+        """From start to end; then ``database`` is what is left."""
+        with self._scope:
+            try:
+                async with trio.open_nursery() as self._calls:
+                    await self._serve()
+                    self.ended = self.record.tick
+                    self._calls.cancel_scope.cancel()
+            finally:
+                self._note("machine is over")
+                if not self.dead:
+                    self.database = self._keeper.serialize()
+                self._keeper.close()
+                self.over_at = trio.current_time()
+                self.over.set()
+                self.gone.set()
+
+    async def _serve(self) -> None:
+        async with AsyncExitStack() as stack:
+            with patch.object(schema, "memory_uri", lambda: self._uri):
+                store = await stack.enter_async_context(open_sqlite_store(":memory:", run_sync=self.run_sync))
+            await store.recover(crashed)
+            transport = await stack.enter_async_context(StreamTransport(connect=self.connect_to_model))
+            idle = self.config.idle_timeout
+            timeouts = {"connect": self.config.connect_timeout, "read": idle, "write": idle, "pool": None}
+            upstream = Upstream(self.config.upstream_origin, transport, timeouts)
+            self.services = Services(
+                config=self.config,
+                store=store,
+                upstream=upstream,
+                holds=Holds(self.config.conversation_wait),
+                unrecorded=Unrecorded(store),
+                background=trio.CapacityLimiter(self.config.max_background),
+                mint=self.mint,
+                now=now,
+            )
+            self.gateway = await stack.enter_async_context(open_gateway_over(self.services))
+            _listeners[f"{self.config.host}:{self.config.port}"] = self._listener
+            self._writer = store.writer._limiter
+            self._note(f"machine {self.number} is up")
+            self.up.set()
+            try:
+                await serve(self.gateway, shutdown_trigger=self.stop.wait)
+            finally:
+                release_app(self.gateway)
+
+    def mint(self, prefix: str) -> str:
+        return f"{prefix}_{self._random.getrandbits(192):048x}"
+
+    async def run_sync(self, work: Callable[[], T], *, limiter: trio.CapacityLimiter) -> T:
+        """Where the store leaves the loop: here it doesn't, but others run before and after."""
+        async with limiter:
+            write = limiter is self._writer
+            kind, seconds = "", 0.0
+            if self._writer is not None and not self.dead:
+                kind, seconds = self.faults.next(write=write)
+            with trio.CancelScope(shield=True):
+                await self._pause(seconds if kind == "hangs before" else 0.0)
+                if kind == "fails":
+                    raise (
+                        sqlite3.OperationalError("disk I/O error") if write else StoreError("disk I/O error")
+                    )
+                result = work()
+                if write:
+                    self._note("store wrote")
+                await self._pause(seconds if kind == "hangs after" else 0.0)
+                return result
+
+    async def _pause(self, seconds: float) -> None:
+        for _ in range(self._random.randint(1, 4)):
+            await trio.lowlevel.checkpoint()
+        if seconds:
+            await trio.sleep(seconds)
+
+    def _note(self, text: str) -> None:
+        if not self.dead:
+            self.record.note(text)
+
+    def connect(self, near_capacity: int) -> End:
+        """A client's connection. Raises OSError."""
+        if self.dead or not self.up.is_set() or self.stop.is_set():
+            raise OSError("connection refused")
+        client, server = connection(self._random, back=near_capacity)
+        self._listener.connect(server)
+        self._ends.append(server)
+        return client
+
+    async def connect_to_model(self, host: str, port: int) -> End:
+        await trio.lowlevel.checkpoint()
+        if self.dead:
+            raise OSError("dead")
+        if self._random.random() < self._model_server.faulty / 6:
+            self.record.fault("model unreachable")
+            if self._random.random() < 0.5:
+                await trio.sleep(1000)
+            raise OSError("connection refused")
+        gateway, server = connection(self._random, back=self._random.choice((400, 65536)))
+        self._ends.append(gateway)
+        self._calls.start_soon(self._model_server.serve, server, self.number)
+        return gateway
+
+    def left_over(self) -> dict[str, int]:
+        """What is still held when nothing should run."""
+        services, gateway = self.services, self.gateway
+        return {
+            "turns": len(gateway.turns._running),
+            "background turns": gateway.turns._in_background,
+            "background slots": services.background.borrowed_tokens,
+            "holds": len(services.holds._holds),
+            "keys": len(gateway.keys._holds),
+            "admitted": gateway.admission._admitted,
+            "unrecorded": len(services.unrecorded._endings),
+            "tasks": len(gateway.turns._service.child_tasks) - 2,
+        }
+
+    def tables(self) -> dict[str, list[bytes]]:
+        """What is on disk: the items' texts, and the responses that have not ended."""
+        entries = self._keeper.execute("SELECT CAST(data AS BLOB) FROM entry").fetchall()
+        pending = self._keeper.execute("SELECT CAST(id AS BLOB) FROM response WHERE pending IS NOT NULL")
+        rows = self._keeper.execute("SELECT CAST(id AS BLOB) FROM response").fetchall()
+        return {
+            "entries": [row[0] for row in entries],
+            "pending": [row[0] for row in pending.fetchall()],
+            "responses": [row[0] for row in rows],
+        }
+
+    def crash(self) -> None:
+        """End the process now, as ``kill -9`` does: what is on disk stays, connections break."""
+        if self.dead or self.over.is_set():
+            return
+        self.record.crashes.append(self.record.tick)
+        self.record.fault("crash")
+        self.dead = True
+        self.database = self._keeper.serialize()
+        self.gone.set()
+        for end in self._ends:
+            end.reset()
+        self._scope.cancel()
+
+    def shut_down(self) -> None:
+        """Tell it to stop, as SIGTERM does."""
+        if not self.dead and not self.stop.is_set():
+            self.record.fault("shutdown")
+            self.record.stops.append(self.record.tick)
+            self.stopped_at = trio.current_time()
+            self.stop.set()
+
+
+def now() -> float:
+    return EPOCH + trio.current_time()
+
+
+# An app takes longer to make than a run takes, and knows nothing but its gateway.
+_free_apps: list[GatewayApp] = []
+_apps: dict[Gateway, GatewayApp] = {}
+
+
+def take_app(gateway: Gateway) -> GatewayApp:
+    app = _free_apps.pop() if _free_apps else create_app()
+    attach(app, gateway)
+    _apps[gateway] = app
+    return app
+
+
+def release_app(gateway: Gateway) -> None:
+    _free_apps.append(_apps.pop(gateway))
+
+
+def _open_listeners(config: HypercornConfig) -> tuple[list[Listener], list[str]]:
+    return [_listeners[config.bind[0]]], ["http://simulated"]
+
+
+@contextmanager
+def network_in_memory(*, hangups: bool) -> Iterator[None]:
+    """Let servers listen in memory. ``hangups``: the system says when a client closes, without a read."""
+    with (
+        # What the server puts around a socket, and asks epoll for.
+        patch.object(server_serve, "DirectStream", lambda stream: stream, create=True),
+        patch.object(server_serve, "open_hangups", open_hangups if hangups else no_hangups, create=True),
+        patch.object(server_serve, "_open_listeners", _open_listeners),
+        patch.object(server_app, "create_app", take_app),
+    ):
+        yield

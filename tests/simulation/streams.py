@@ -1,0 +1,224 @@
+"""A network in memory: byte streams with bounded buffers that break as TCP's do."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from random import Random
+
+
+_numbers = itertools.count(1000)
+_open: dict[int, Way] = {}
+"""Descriptor -> what comes in."""
+
+
+def _nothing() -> None:
+    pass
+
+
+class Way:
+    """One direction of a connection."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.data = bytearray()
+        self.ended = False
+        """No more will come."""
+        self.broken = False
+        """Nobody will read."""
+        self.lot = trio.lowlevel.ParkingLot()
+        self.on_end: Callable[[], None] = _nothing
+
+    def end(self) -> None:
+        self.ended = True
+        self.lot.unpark_all()
+        self.on_end()
+
+
+class End(trio.abc.HalfCloseableStream):
+    """One end of a connection. It is its own ``socket``, as far as a server looks at one."""
+
+    family = socket.AF_INET
+
+    def __init__(self, out: Way, into: Way, random: Random) -> None:
+        self._out = out
+        self._in = into
+        self._random = random
+        self._number = next(_numbers)
+        self.closed = False
+        self.on_close: Callable[[], None] = _nothing
+        self.on_gone: Callable[[], None] = _nothing
+
+    @property
+    def socket(self) -> End:
+        return self
+
+    def fileno(self) -> int:
+        _open[self._number] = self._in
+        return -1 if self.closed else self._number
+
+    def getpeername(self) -> tuple[str, int]:
+        return ("127.0.0.1", 1)
+
+    getsockname = getpeername
+
+    def setsockopt(self, *options: object) -> None:
+        pass
+
+    def is_readable(self) -> bool:
+        return bool(self._in.data) or self._in.ended
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        left = bytes(data)
+        while left:
+            if self.closed:
+                raise trio.ClosedResourceError
+            if self._out.broken or self._out.ended:
+                raise trio.BrokenResourceError
+            room = self._out.capacity - len(self._out.data)
+            if room <= 0:
+                await self._out.lot.park()
+                continue
+            self._out.data += left[:room]
+            left = left[room:]
+            self._out.lot.unpark_all()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while not self._in.data and not self._in.ended:
+            if self.closed:
+                raise trio.ClosedResourceError
+            await self._in.lot.park()
+        if self.closed:
+            raise trio.ClosedResourceError
+        if not self._in.data:
+            if self._in.broken:
+                raise trio.BrokenResourceError
+            return b""
+        size = min(max_bytes or 65536, len(self._in.data))
+        if size > 1 and self._random.random() < 0.15:
+            size = self._random.randint(1, size)
+        found = bytes(self._in.data[:size])
+        del self._in.data[:size]
+        self._in.lot.unpark_all()
+        return found
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._out.end()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """The other end reads what was sent, then the end; what it sends breaks."""
+        if self.closed:
+            return
+        self.closed = True
+        self.on_close()
+        _open.pop(self._number, None)
+        self._in.on_end = _nothing
+        self._in.broken = True
+        self._in.data.clear()
+        self._in.end()
+        self._out.end()
+
+    def reset(self) -> None:
+        """The same, but what is on its way is lost, and the other end's reads break."""
+        self._out.broken = True
+        self._out.data.clear()
+        self.close()
+
+
+def connection(random: Random, out: int = 65536, back: int = 65536) -> tuple[End, End]:
+    """Two ends. ``out`` and ``back`` are how many bytes are on their way at most, from the first and to it.
+
+    An end's ``on_gone`` is called when the other one closes.
+    """
+    there, here = Way(out), Way(back)
+    one, other = End(there, here, random), End(here, there, random)
+    one.on_close = lambda: other.on_gone()
+    other.on_close = lambda: one.on_gone()
+    return one, other
+
+
+class Hangups:
+    """Calls back when the other end has closed: what a server asks the system for."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, Callable[[], None]] = {}
+        self._gone: list[int] = []
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def watch(self, descriptor: int, call: Callable[[], None]) -> None:
+        self._calls[descriptor] = call
+        way = _open[descriptor]
+        way.on_end = lambda: self._ended(descriptor)
+        if way.ended:
+            self._ended(descriptor)
+
+    def _ended(self, descriptor: int) -> None:
+        self._gone.append(descriptor)
+        self._lot.unpark_all()
+
+    def forget(self, descriptor: int) -> None:
+        self._calls.pop(descriptor, None)
+        if descriptor in _open:
+            _open[descriptor].on_end = _nothing
+
+    async def run(self) -> None:
+        while True:
+            await self._lot.park()
+            while self._gone:
+                call = self._calls.get(self._gone.pop(0))
+                if call is not None:
+                    call()
+
+
+@asynccontextmanager
+async def open_hangups() -> AsyncIterator[Hangups]:
+    hangups = Hangups()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hangups.run)
+        yield hangups
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def no_hangups() -> AsyncIterator[None]:
+    """For a system that can't tell."""
+    yield None
+
+
+class Listener(trio.abc.Listener[End]):
+    """Accepts what :meth:`connect` was given."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[End](100)
+
+    def connect(self, end: End) -> None:
+        """Raises OSError when nobody listens."""
+        try:
+            self._send.send_nowait(end)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.WouldBlock) as error:
+            raise OSError("connection refused") from error
+
+    async def accept(self) -> End:
+        return await self._receive.receive()
+
+    async def aclose(self) -> None:
+        self._receive.close()
+        self._send.close()
+        await trio.lowlevel.checkpoint()
