@@ -14,6 +14,8 @@ import httptools
 import httpx
 import trio
 
+from agentic_trio.streams import DirectStream
+
 if TYPE_CHECKING:
     import ssl
 
@@ -251,6 +253,15 @@ class _Exchange(httpx.AsyncByteStream):
             await self._write(unsent + (b"0\r\n\r\n" if chunked else b""))
 
     async def _write(self, data: bytes) -> None:
+        if isinstance(self._stream, DirectStream):
+            # Nearly always the kernel takes all of it, and there is nothing to wait for.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                data = data[self._stream.send_nowait(data) :]
+            except _BROKEN as error:
+                raise httpx.WriteError(str(error)) from error
+            if not data:
+                return
         seconds = self._timeouts.get("write")
         await _within(self._stream.send_all(data), seconds, httpx.WriteTimeout, httpx.WriteError)
 
