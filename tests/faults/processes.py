@@ -12,6 +12,7 @@ import re
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -107,9 +108,11 @@ class Spawner:
     def fork(self, arguments: list[str], output: int, log: Path) -> int:
         """Start a gateway with these arguments, whose standard output is a descriptor; answers its pid."""
         with log.open("ab") as file:
-            descriptors = [output, file.fileno()]
-            socket.send_fds(self._control, [json.dumps({"run": arguments}).encode()], descriptors)
-            return self._answer()
+            return self._fork({"run": arguments}, output, file.fileno())
+
+    def _fork(self, request: dict[str, Any], *descriptors: int) -> int:
+        socket.send_fds(self._control, [json.dumps(request).encode()], list(descriptors))
+        return self._answer()
 
     def reap(self, pid: int) -> int:
         """The exit code of one that has ended."""
@@ -118,6 +121,21 @@ class Spawner:
 
     def _answer(self) -> int:
         return int(json.loads(self._control.recv(100)))
+
+    @asynccontextmanager
+    async def holding(self, database: Path) -> AsyncIterator[None]:
+        """Another process is in the middle of a transaction that writes to the file."""
+        ours, theirs = os.pipe()
+        pid = self._fork({"hold": str(database)}, theirs)
+        os.close(theirs)
+        async with trio.lowlevel.FdStream(ours) as output:
+            with trio.fail_after(PATIENCE):
+                assert await output.receive_some()
+            try:
+                yield
+            finally:
+                os.kill(pid, signal.SIGKILL)
+                self.reap(pid)
 
     async def start(self, database: Path, upstream: str, *flags: str) -> Process:
         """A gateway that listens. Raises Died."""
@@ -171,6 +189,14 @@ def open_spawner() -> Iterator[Spawner]:
         ours.close()
 
 
+def hold(database: str) -> None:
+    """Hold a database until killed."""
+    db = sqlite3.connect(database, isolation_level=None)
+    db.execute("BEGIN EXCLUSIVE")
+    print("held")
+    signal.pause()
+
+
 def main(descriptor: int) -> None:
     """Fork gateways until the other side closes."""
     from agentic_trio.__main__ import main as run
@@ -196,6 +222,8 @@ def main(descriptor: int) -> None:
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
             code = 0
             try:
+                if "hold" in request:
+                    hold(request["hold"])
                 run(request["run"])
             except SystemExit as end:
                 code = int(end.code or 0)

@@ -59,6 +59,13 @@ def status_on_disk(database: Path, id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
+async def recorded_as(database: Path, id: str, status: str) -> None:
+    """Wait until the file says so; the gateway tries at intervals of its own."""
+    with trio.fail_after(PATIENCE):
+        while status_on_disk(database, id) != status:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
 async def get(client: httpx.AsyncClient, id: str) -> bytes:
     answer = await client.get(f"/v1/responses/{id}")
     assert answer.status_code == 200, answer.text
