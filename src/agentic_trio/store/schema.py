@@ -222,6 +222,8 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != b"wal" and path != MEMORY:
         raise refuse(path, "its file system can't hold a write-ahead log")
+    # A statement's journal would be a file of its own, made and removed for each transaction.
+    connection.execute("PRAGMA temp_store = MEMORY")
     # Without it, fsync on macOS leaves the data in the drive's cache.
     connection.execute("PRAGMA fullfsync = 1")
     connection.execute("PRAGMA journal_size_limit = 67108864")

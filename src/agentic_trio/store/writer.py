@@ -157,18 +157,40 @@ def _fail(batch: list[_Unit], error: Exception) -> None:
 
 
 def _commit(connection: sqlite3.Connection, batch: list[_Unit]) -> None:
+    """Write a batch in one transaction.
+
+    A savepoint for each unit costs more than the unit. Nearly always all of them succeed, so it is
+    tried without; when one fails, all are done over, each in a savepoint of its own, to fail alone.
+    """
+    try:
+        _transact(connection, batch, _run)
+    except Exception as error:
+        if is_database_failure(error):
+            raise
+        _transact(connection, batch, _attempt)
+
+
+def _transact(
+    connection: sqlite3.Connection,
+    batch: list[_Unit],
+    write: Callable[[sqlite3.Connection, _Unit], None],
+) -> None:
     durable = any(unit.durable for unit in batch)
     try:
         # SQLite ignores this inside a transaction. FULL syncs the log at each commit.
         connection.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")
         for unit in batch:
-            _attempt(connection, unit)
+            write(connection, unit)
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
+
+
+def _run(connection: sqlite3.Connection, unit: _Unit) -> None:
+    unit.value = unit.work(connection)
 
 
 def _attempt(connection: sqlite3.Connection, unit: _Unit) -> None:
