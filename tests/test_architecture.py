@@ -13,7 +13,7 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "nurseries", "streams"),
+    ("config", "context", "errors", "minting", "nurseries", "streams"),
     ("wire",),
     ("store", "upstream"),
     ("admission", "eventlog", "holds", "responses", "state", "turn", "turns", "unrecorded"),
@@ -30,7 +30,7 @@ SIBLINGS = ("wire", "store", "upstream", "web", "server")
 """The packages that know nothing of their neighbours in the same layer."""
 
 PURE = frozenset(
-    {"__future__", "collections", "dataclasses", "difflib", "functools", "msgspec", "re", "secrets", "typing"}
+    {"__future__", "collections", "dataclasses", "difflib", "functools", "msgspec", "re", "typing"}
 )
 """What the wire layer may import beside itself: nothing here reads or writes anything."""
 

@@ -14,6 +14,7 @@ from agentic_trio.admission import Admission
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError
 from agentic_trio.holds import Holds
+from agentic_trio.minting import mint_id
 from agentic_trio.nurseries import open_inner_nursery
 from agentic_trio.responses import Responses
 from agentic_trio.state import Conversations, StateErrors
@@ -24,7 +25,6 @@ from agentic_trio.turns import Turns
 from agentic_trio.unrecorded import Unrecorded
 from agentic_trio.upstream.client import open_upstream
 from agentic_trio.wire.dialect import decode_object
-from agentic_trio.wire.ids import mint_id
 from agentic_trio.wire.response import crashed
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from agentic_trio.context import RequestContext, upstream_authorization
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge
+from agentic_trio.minting import mint_id
 from agentic_trio.web.reply import Reply, json_reply
-from agentic_trio.wire.ids import mint_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -89,41 +89,53 @@ class GatewayRequest(Scoped, TrioRequest):
         return cast("bytes", await self.get_data())
 
 
+class _ClientLeft(Exception):
+    """The client left before all of its request was here."""
+
+
 class DirectRequest(Scoped):
-    """A request of a busy route: its body has been read, and nothing else of it is looked at in advance."""
+    """A request of a busy route. Its body is read when the handler asks for it, not before: one that is
+    refused must not cost memory, nor wait for a client that is slow to send it."""
 
     def __init__(
-        self, scope: HTTPScope, gateway: Gateway, nursery: trio.Nursery, stack: AsyncExitStack
+        self,
+        scope: HTTPScope,
+        gateway: Gateway,
+        nursery: trio.Nursery,
+        stack: AsyncExitStack,
+        receive: ASGIReceiveCallable,
+        watch: Watch,
     ) -> None:
         self.scope = scope
         self.gateway = gateway
         self.nursery = nursery
         self.stack = stack
-        self._body = b""
-        self._too_large = False
-
-    async def read(self, receive: ASGIReceiveCallable) -> bool:
-        """Read the body up to the bound on it; whether the client is still there."""
-        left = self.gateway.config.max_request_body_size
-        declared = self.field(b"content-length")
-        parts = []
-        self._too_large = declared is not None and int(declared) > left
-        while not self._too_large:
-            message = await receive()
-            if message["type"] != "http.request":
-                return False
-            parts.append(message["body"])
-            left -= len(message["body"])
-            self._too_large = left < 0
-            if not message["more_body"]:
-                break
-        self._body = parts[0] if len(parts) == 1 else b"".join(parts)
-        return True
+        self._receive = receive
+        self._watch = watch
 
     async def raw_body(self) -> bytes:
-        if self._too_large:
+        """The body's bytes; from then on the client's leaving cancels the request.
+
+        Raises:
+            RequestTooLarge: there are more than may be.
+        """
+        left = self.gateway.config.max_request_body_size
+        declared = self.field(b"content-length")
+        if declared is not None and int(declared) > left:
             raise request_too_large(self.gateway)
-        return self._body
+        parts = []
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise _ClientLeft
+            parts.append(message["body"])
+            left -= len(message["body"])
+            if left < 0:
+                raise request_too_large(self.gateway)
+            more = message["more_body"]
+        self.stack.enter_context(self._watch(self.nursery.cancel_scope.cancel))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class RequestNursery(TrioASGIHTTPConnection):
@@ -143,24 +155,15 @@ class RequestNursery(TrioASGIHTTPConnection):
             ):
                 await self._dispatch(nursery, stack, receive, send)
             else:
-                await self._call(
-                    handler, watch, DirectRequest(self.scope, self.app.gateway, nursery, stack), receive, send
-                )
+                scope, gateway = self.scope, self.app.gateway
+                await self._call(handler, DirectRequest(scope, gateway, nursery, stack, receive, watch), send)
 
-    async def _call(
-        self,
-        handler: Handler,
-        watch: Watch,
-        request: DirectRequest,
-        receive: ASGIReceiveCallable,
-        send: ASGISendCallable,
-    ) -> None:
+    async def _call(self, handler: Handler, request: DirectRequest, send: ASGISendCallable) -> None:
         """Call a busy route's handler, and leave it to the server to watch for the client's leaving."""
-        if not await request.read(receive):
-            return
-        request.stack.enter_context(watch(request.nursery.cancel_scope.cancel))
         try:
             reply = await handler(request)
+        except _ClientLeft:
+            return
         except Exception as error:
             reply = error_reply(request, error)
         reply.headers.append((b"x-request-id", request.context.request_id.encode()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from quart_trio.asgi import TrioASGIWebsocketConnection
 
 from agentic_trio.errors import InvalidRequest
-from agentic_trio.wire.ids import mint_id
+from agentic_trio.minting import mint_id
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
