@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
-import trio.lowlevel
 
+from agentic_trio.__main__ import HARD_STOP_SLACK
 from tests.fake_upstream import Script, Text, open_fake_upstream
-from tests.web.harness import MODEL
+from tests.oracles import check_error, check_event_stream
+from tests.web.harness import MODEL, NOWHERE, parse_raw, said
 
 from .client import EventClient, open_client
 from .ledger import ledger
-from .world import PATIENCE, assert_intact, check_told_why, get, streamed
+from .world import PATIENCE, assert_intact, check_told_why, ended, get, status_on_disk, streamed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,26 +35,34 @@ OUTPUT = Script(output=(Text(("Hel", "lo", ", you", "!")),))
 HALF = 6
 """Events after which turns stop that don't finish."""
 
+FLOOD = Script(output=(Text(("x" * 100_000,) * 400),), writes="event")
 
-def by_input(request: Recorded) -> Script:
+
+def by_input(request: Recorded) -> Script | None:
     """The input says how the model server behaves."""
-    word = str(request.json["input"][-1]["content"]) if request.path == "/v1/responses" else ""
-    if "forever" in word:
-        return OUTPUT.varied(stall_after=HALF)
-    if "flood" in word:
-        return Script(output=(Text(("x" * 100_000,) * 400),), writes="event")
-    return OUTPUT
+    if request.path != "/v1/responses":
+        return None
+    _, text = said(request)[-1]
+    return {"whole": Script(hang=True), "flood": FLOOD}.get(text, OUTPUT.varied(stall_after=HALF))
 
 
 async def begin(stack: AsyncExitStack, process: Process, body: Json, events: int) -> EventClient:
+    """A stream that has come so far."""
     client = await stack.enter_async_context(open_client(process.port))
     await client.request("POST", "/v1/responses", body)
     await client.read_events(events)
     return client
 
 
+async def sent(stack: AsyncExitStack, process: Process, data: bytes) -> EventClient:
+    """A connection on which these bytes were sent."""
+    client = await stack.enter_async_context(open_client(process.port))
+    await client.stream.send_all(data)
+    return client
+
+
 class Exit:
-    """Waits for the end of a process, and says how long it took."""
+    """SIGTERM, the end of the process, and how long it took."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -79,75 +88,138 @@ async def refuses_connections(process: Process) -> None:
             await stream.aclose()
 
 
-async def test_sigterm_under_load(database: Path, spawner: Spawner) -> None:
-    flags = ("--graceful-timeout", f"{GRACE:g}", "--on-disconnect", "finish")
-    async with (
-        open_fake_upstream() as upstream,
-        spawner.running(database, upstream.url, *flags) as process,
-        AsyncExitStack() as stack,
-        trio.open_nursery() as nursery,
-    ):
-        upstream.script(by_input)
-        slow = [await begin(stack, process, streamed(f"forever {n}"), HALF) for n in range(4)]
-        in_background = await begin(stack, process, streamed("forever", background=True), HALF + 1)
-        polled = await process.client.post(
-            "/v1/responses", json={"model": MODEL, "input": "hang forever", "background": True}
-        )
-        stalled_reader = await stack.enter_async_context(open_client(process.port))
-        await stalled_reader.request("POST", "/v1/responses", streamed("flood"))
-        idle = [await stack.enter_async_context(open_client(process.port)) for _ in range(5)]
-        for client in idle[:3]:
-            await client.request("GET", "/health")
-            await client.read()
-        half_sent = [await half_a_request(stack, process) for _ in range(2)]
-        await upstream.wait_stalled(5)
-
-        exit = Exit(process)
-        nursery.start_soon(exit)
-        await refuses_connections(process)
-        for client in idle:
-            assert await client.stream.receive_some() == b""
-        await check_refused(half_sent)
-        # It is not over before the grace is; until then a turn may finish.
-        upstream.script(OUTPUT)
-        told = [await client.read() for client in (*slow, in_background)]
-        await trio.lowlevel.checkpoint()
-
-    assert exit.code == 0
-    assert exit.seconds < GRACE + 2 + BUSY
-    assert_intact(database)
-    upstream.assert_stateless()
-    await check_after(spawner, database, told, polled.json()["id"])
-
-
-async def half_a_request(stack: AsyncExitStack, process: Process) -> EventClient:
-    client = await stack.enter_async_context(open_client(process.port))
-    await client.stream.send_all(b"GET /ready HTTP/1.1\r\nhos")
-    return client
-
-
-async def check_refused(half_sent: list[EventClient]) -> None:
-    """Requests that were only half here: they are answered, but begin nothing."""
-    ready, create = half_sent
-    await ready.stream.send_all(b"t: x\r\n\r\n")
-    answer = await read_raw(ready)
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"connection: close" in answer
-    del create
-
-
-async def read_raw(client: EventClient) -> bytes:
+async def rest(client: EventClient) -> bytes:
+    """All that a connection still says until it is closed."""
     answer = b""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
         while data := await client.stream.receive_some():
             answer += data
     return answer
 
 
-async def check_after(spawner: Spawner, database: Path, told: list[bytes], polled: str) -> None:
-    async with open_fake_upstream() as upstream, spawner.running(database, upstream.url) as process:
+def grace(seconds: float) -> tuple[str, str]:
+    return ("--graceful-timeout", f"{seconds:g}")
+
+
+async def test_what_runs_may_finish_and_nothing_new_begins(database: Path, spawner: Spawner) -> None:
+    async with (
+        open_fake_upstream() as upstream,
+        spawner.running(database, upstream.url, *grace(PATIENCE)) as process,
+        AsyncExitStack() as stack,
+        trio.open_nursery() as nursery,
+    ):
+        upstream.script(by_input)
+        streams = [await begin(stack, process, streamed("hi"), HALF) for _ in range(3)]
+        background = await begin(stack, process, streamed("hi", background=True), HALF + 1)
+        idle = await sent(stack, process, b"")
+        ready = await sent(stack, process, b"GET /ready HTTP/1.1\r\nhos")
+        create = await sent(stack, process, b"POST /v1/responses HTTP/1.1\r\ncontent-le")
+        relay = await sent(stack, process, b"POST /v1/chat/completions HTTP/1.1\r\ncontent-le")
+        await upstream.wait_stalled(4)
+        asked = len(upstream.requests)
+        exit = Exit(process)
+        nursery.start_soon(exit)
+        await refuses_connections(process)
+
+        assert await rest(idle) == b""
+        await ready.stream.send_all(b"t: x\r\n\r\n")
+        answer = await rest(ready)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nconnection: close\r\n" in answer
+        for client in (create, relay):
+            await client.stream.send_all(b"ngth: 9999999\r\nhost: x\r\n\r\n")
+            status, headers, body = parse_raw(await rest(client))
+            check_error(status, body, code="service_unavailable")
+            assert (status, headers["retry-after"]) == (503, "1")
+        assert len(upstream.requests) == asked
+
+        upstream.release()
+        told = [check_event_stream(await client.read())[-1] for client in (*streams, background)]
+        assert {event["type"] for event in told} == {"response.completed"}
+    assert exit.code == 0
+    assert exit.seconds < PATIENCE
+    assert_intact(database)
+    await check_told(spawner, database, [event["response"] for event in told])
+
+
+async def test_what_does_not_finish_is_told_and_recorded(database: Path, spawner: Spawner) -> None:
+    async with (
+        open_fake_upstream() as upstream,
+        spawner.running(database, upstream.url, *grace(GRACE)) as process,
+        AsyncExitStack() as stack,
+    ):
+        upstream.script(by_input)
+        streams = [await begin(stack, process, streamed("hi"), HALF) for _ in range(3)]
+        background = await begin(stack, process, streamed("hi", background=True), HALF + 1)
+        polled = await process.client.post(
+            "/v1/responses", json={"model": MODEL, "input": "whole", "background": True}
+        )
+        whole = await stack.enter_async_context(open_client(process.port))
+        await whole.request("POST", "/v1/responses", {"model": MODEL, "input": "whole"})
+        reader = await stack.enter_async_context(open_client(process.port))
+        await reader.request("POST", "/v1/responses", streamed("flood"))
+        await sent(stack, process, b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+        await sent(stack, process, b"POST /v1/resp")
+        await upstream.wait_stalled(6)
+        exit = Exit(process)
+        await exit()
+
+        told = [await client.read() for client in (*streams, background)]
+        await whole.read()
+        check_error(whole.status, whole.body, code="service_unavailable")
+        assert whole.status == 503
+        assert exit.code == 0
+        assert exit.seconds < GRACE + HARD_STOP_SLACK + BUSY
+        await upstream.wait_aborted(6)
+    assert_intact(database)
+    async with spawner.running(database, upstream.url) as process:
         for stream in told:
             response = await check_told_why(process.client, stream, "service_unavailable")
-            ledger.check(response["output"], response)
-        response = json.loads(await get(process.client, polled))
+            assert response["output"]
+        response = json.loads(await get(process.client, polled.json()["id"]))
         ledger.check(response["status"] == "cancelled", response)
+
+
+async def test_a_database_that_hangs_does_not_hold_up_the_end(database: Path, spawner: Spawner) -> None:
+    """The process ends by force. What it had announced is found by the next one."""
+    async with (
+        open_fake_upstream(OUTPUT.varied(stall_after=HALF)) as upstream,
+        spawner.running(database, upstream.url, *grace(GRACE)) as process,
+        AsyncExitStack() as stack,
+    ):
+        client = await begin(stack, process, streamed(), HALF)
+        async with spawner.holding(database):
+            exit = Exit(process)
+            await exit()
+    assert exit.code == 1
+    assert exit.seconds < GRACE + HARD_STOP_SLACK + BUSY
+    assert f"not stopped after {GRACE + HARD_STOP_SLACK:g} s" in process.log.read_text()
+    async with spawner.running(database, upstream.url) as process:
+        ledger.check(await ended(process.client, client.id, "failed"), client.id)
+    assert_intact(database)
+
+
+async def test_a_second_signal_ends_everything_at_once(database: Path, spawner: Spawner) -> None:
+    async with (
+        open_fake_upstream(OUTPUT.varied(stall_after=HALF)) as upstream,
+        spawner.running(database, upstream.url, *grace(PATIENCE)) as process,
+        AsyncExitStack() as stack,
+        trio.open_nursery() as nursery,
+    ):
+        client = await begin(stack, process, streamed(), HALF)
+        exit = Exit(process)
+        nursery.start_soon(exit)
+        await refuses_connections(process)
+        process.signal(signal.SIGINT)
+        ledger.fault()
+    assert exit.code == 0
+    assert exit.seconds < PATIENCE
+    ledger.check(status_on_disk(database, client.id) == "cancelled", client.id)
+    assert_intact(database)
+
+
+async def check_told(spawner: Spawner, database: Path, responses: list[Json]) -> None:
+    """The next gateway has all that was told."""
+    async with spawner.running(database, NOWHERE) as process:
+        for response in responses:
+            ledger.check(json.loads(await get(process.client, response["id"])) == response, response)
