@@ -16,7 +16,7 @@ from agentic_trio.config import ENVIRONMENT, Config, parse_origins
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway import open_gateway
 from agentic_trio.nurseries import open_inner_nursery
-from agentic_trio.server.app import FAREWELL, serve
+from agentic_trio.server.app import serve
 from agentic_trio.store.base import StoreError
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ async def _obey(
     """The first signal starts the graceful end, the second ends everything now."""
     await anext(signals)
     told.set()
-    _end_process_after(config.graceful_timeout + FAREWELL + HARD_STOP_SLACK)
+    _end_process_after(config.graceful_timeout + HARD_STOP_SLACK)
     await anext(signals)
     everything.cancel()
     _end_process_after(HARD_STOP_SLACK)
