@@ -10,6 +10,7 @@ from hypercorn.config import Config
 from hypercorn.utils import parse_socket_addr
 
 from agentic_trio.streams import DirectStream
+from agentic_trio.wire.ids import mint_id
 
 from .context import ServerContext
 from .exchange import Exchange, build_scope
@@ -162,7 +163,8 @@ class HTTPConnection:
         kind = "invalid_request_error" if refusal.status < 500 else "server_error"
         error = {"message": refusal.message, "type": kind, "param": None, "code": None}
         response = ResponseWriter(method="GET", version="1.1")
-        response.start(refusal.status, [(b"content-type", b"application/json")])
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", mint_id("req").encode())]
+        response.start(refusal.status, headers)
         body = json.dumps({"error": error}).encode()
         wire = response.body(body, False, self.context.response_headers())
         with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
