@@ -78,6 +78,7 @@ async def test_a_turn_takes_as_many_hops_and_sends_at_any_depth(counted, tmp_pat
 
 async def test_a_first_turn_takes_one_hop(counted, tmp_path):
     async with open_world(db_url=f"sqlite://{tmp_path}/cost.db") as world:
+        await world.client.get("/ready")  # waits for the writes of the start
         with cost(counted) as spent:
             await world.create()
     assert spent["hops"] == 1

@@ -46,6 +46,24 @@ async def test_every_answer_has_a_request_id(method: str, path: str, body: Any, 
         assert id.startswith("req_")
 
 
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Large: %b\r\n\r\n" % (b"x" * 100_000), 431),
+    ],
+    ids=["no host", "nonsense", "large headers"],
+)
+async def test_refusal_of_what_is_no_request_has_a_request_id(
+    world: World, request_: bytes, status: int
+) -> None:
+    answered, headers, body = parse_raw(await raw_exchange(world.port, request_))
+    assert answered == status
+    assert headers["x-request-id"].startswith("req_")
+    check_error(answered, body)
+
+
 async def test_failure_of_the_gateway_is_a_500_that_tells_only_its_request_id(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
