@@ -9,8 +9,8 @@ import trio
 from hypercorn.config import Config
 from hypercorn.utils import parse_socket_addr
 
+from agentic_trio.minting import mint_id
 from agentic_trio.streams import DirectStream
-from agentic_trio.wire.ids import mint_id
 
 from .context import ServerContext
 from .exchange import Exchange, build_scope
