@@ -1,6 +1,5 @@
 """One request and its response: the ASGI side of a connection."""
 
-from contextlib import contextmanager
 from time import time
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
@@ -8,12 +7,14 @@ from urllib.parse import unquote
 import trio
 
 from .body import ChunkedBody, LengthBody
+from .hangups import Watch
 from .http1 import RequestHead, RequestRefused
 from .response import ResponseWriter
-from .streams import MAX_READ, send_within
+from .streams import BODY_PIECE, MAX_READ, send_within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from hypercorn.typing import (
         ASGIReceiveEvent,
@@ -55,6 +56,8 @@ class Exchange:
         self._connection = connection
         self._body_delivered = False
         self._awaits_continue = head.expects_continue
+        self._piece_left = 0
+        self._piece_deadline = 0.0
         self._interim: trio.Event | None = None
         self._read_ahead_full: trio.Event | None = None
 
@@ -132,9 +135,14 @@ class Exchange:
                 return _DISCONNECT
 
     async def _read_body(self) -> bool:
-        timeout = self._connection.limits.body_timeout
-        with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
-            return await self._read()
+        if self._piece_left <= 0:
+            self._piece_left = BODY_PIECE
+            self._piece_deadline = trio.current_time() + self._connection.limits.body_timeout
+        had = len(self._connection.buffer)
+        with trio.CancelScope(deadline=self._piece_deadline) as scope:
+            there = await self._read()
+            self._piece_left -= len(self._connection.buffer) - had
+            return there
         if scope.cancelled_caught:
             raise RequestRefused(408, "The request body didn't arrive in time.")
         return False
@@ -153,21 +161,16 @@ class Exchange:
         """Whether ``watch`` can be used."""
         return self._connection.context.hangups is not None
 
-    @contextmanager
-    def watch(self, cancel: "Callable[[], None]") -> "Iterator[None]":
+    def watch(self, cancel: "Callable[[], None]") -> "AbstractContextManager[None]":
         """Call ``cancel`` if the client leaves while the block lasts. The request has been read."""
-        hangups, descriptor = self._connection.context.hangups, self._connection.stream.socket.fileno()
-        assert hangups is not None
+        connection = self._connection
+        assert connection.context.hangups is not None
 
         def hung_up() -> None:
             self.gone = True
             cancel()
 
-        hangups.watch(descriptor, hung_up)
-        try:
-            yield
-        finally:
-            hangups.forget(descriptor)
+        return Watch(connection.context.hangups, connection.stream.socket.fileno(), hung_up)
 
     async def _watch(self) -> None:
         """Wait for the client to go away; keep what it sends, up to a bound."""

@@ -55,6 +55,21 @@ class Hangups:
         self._epoll.close()
 
 
+class Watch:
+    """Within this block a hang-up calls back."""
+
+    def __init__(self, hangups: Hangups, descriptor: int, call: "Callable[[], None]") -> None:
+        self._hangups = hangups
+        self._descriptor = descriptor
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._hangups.watch(self._descriptor, self._call)
+
+    def __exit__(self, *_: object) -> None:
+        self._hangups.forget(self._descriptor)
+
+
 @asynccontextmanager
 async def open_hangups() -> "AsyncIterator[Hangups | None]":
     """Watch while the block lasts; None where the system has no way to.

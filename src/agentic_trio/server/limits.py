@@ -15,7 +15,8 @@ class ConnectionLimits:
         max_header_bytes: Request line and headers together, the blank line included.
         max_header_count: Header fields of one request.
         header_timeout: From the first byte of a request to the end of its headers.
-        body_timeout: For each read of a request body that the app waits for.
+        body_timeout: For each 64 KiB of a request body that the app waits for: a client
+            that sends it byte by byte can't hold its place for ever.
         write_timeout: For each 64 KiB of a response: a client that takes nothing for
             this long is cut off.
         read_ahead: Bytes kept beyond the request that is being answered; the socket

@@ -9,6 +9,7 @@ import trio
 from agentic_trio.streams import DirectStream
 
 WRITE_PIECE: Final = 64 * 1024
+BODY_PIECE: Final = 64 * 1024
 MAX_READ: Final = 64 * 1024
 
 

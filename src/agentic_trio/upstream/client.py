@@ -15,6 +15,7 @@ from agentic_trio.wire.dialect import refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from agentic_trio.config import Config
@@ -131,10 +132,9 @@ class Upstream:
                 raise refusal(status, words, answer.header(b"retry-after"))
             yield answer
 
-    @asynccontextmanager
-    async def forward(
+    def forward(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
-    ) -> AsyncIterator[Answer]:
+    ) -> AbstractAsyncContextManager[Answer]:
         """Send a request as it is, with its context's authorization; read the answer inside the block.
 
         Raises:
@@ -149,23 +149,15 @@ class Upstream:
             sent.append((b"authorization", context.authorization))
         if context.request_id:
             sent.append((b"x-request-id", context.request_id.encode()))
-        with UpstreamErrors():
-            # Given as a stream, the body leaves the headers to us: httpx would look up each that it may add.
-            request = httpx.Request(
-                method,
-                self._url(path, query),
-                headers=sent,
-                stream=httpx.ByteStream(body),
-                extensions=self._extensions,
-            )
-            response = await self._transport.handle_async_request(request)
-            try:
-                # The transport's own iterator: httpx's is a generator, which would be dropped half-read.
-                stream = response.stream
-                assert isinstance(stream, httpx.AsyncByteStream)
-                yield Answer(response.status_code, response.headers.raw, aiter(stream))
-            finally:
-                await response.aclose()
+        # Given as a stream, the body leaves the headers to us: httpx would look up each that it may add.
+        request = httpx.Request(
+            method,
+            self._url(path, query),
+            headers=sent,
+            stream=httpx.ByteStream(body),
+            extensions=self._extensions,
+        )
+        return _Call(self._transport, request)
 
     async def probe(self, context: RequestContext) -> None:
         """Ask whether the server is well and lists its models. Raises UpstreamError when it is not."""
@@ -181,6 +173,33 @@ class Upstream:
         async with self.forward("GET", path, b"", headers, b"", context) as answer:
             await answer.body()
             return answer.status
+
+
+class _Call:
+    """One request, open for as long as its answer is read."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> None:
+        self._transport = transport
+        self._request = request
+        self._stream: httpx.AsyncByteStream
+
+    async def __aenter__(self) -> Answer:
+        with UpstreamErrors():
+            response = await self._transport.handle_async_request(self._request)
+        # The transport's own iterator: httpx's is a generator, which would be dropped half-read.
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._stream = response.stream
+        return Answer(response.status_code, response.headers.raw, aiter(self._stream))
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stream.aclose()
+        if isinstance(error, httpx.HTTPError):
+            raise _upstream_error(error) from error
 
 
 class UpstreamErrors:
