@@ -85,12 +85,14 @@ class Responses:
     async def delete(self, owner: str, id: str) -> bytes:
         """Forget a response; those that continue it are untouched."""
         with StateErrors():
+            await self._unrecorded.settle(owner, id)
             await self._store.delete_response(owner, id)
         return deleted_body(id, "response")
 
     async def input_items(self, owner: str, id: str, query: PageQuery) -> bytes:
         """All that the model was given for a response."""
         with StateErrors(query):
+            await self._unrecorded.settle(owner, id)
             return page_body(await self._store.response_input(owner, id, query))
 
     async def page(

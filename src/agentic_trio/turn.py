@@ -277,6 +277,8 @@ class Turn:
     async def _read_history(self) -> History:
         call, store = self.call, self._services.store
         try:
+            if call.previous_response_id is not None:
+                await self._services.unrecorded.settle(self.owner, call.previous_response_id)
             return await store.history(
                 self._context.owner, response=call.previous_response_id, conversation=call.conversation
             )

@@ -43,6 +43,21 @@ class Unrecorded:
         ending = self._endings.get(id)
         return ending if ending is not None and ending.owner == owner else None
 
+    async def settle(self, owner: str, id: str) -> None:
+        """Record a response's ending now, if it is in care: what comes next needs it on disk.
+
+        Without this, one that is deleted meanwhile would come back when it is tried again.
+
+        Raises:
+            StoreError: it can't be recorded yet.
+
+        Cancellation: it stays in care.
+        """
+        ending = self.find(owner, id)
+        if ending is not None:
+            await self._store.end(ending)
+            self._endings.pop(id, None)
+
     async def run(self) -> None:
         """Try again, ever more slowly, for as long as there is anything to record.
 
@@ -60,6 +75,8 @@ class Unrecorded:
     async def flush(self) -> None:
         """Try each ending once."""
         for id, ending in list(self._endings.items()):
+            if id not in self._endings:
+                continue
             try:
                 await self._store.end(ending)
             except StoreError:
