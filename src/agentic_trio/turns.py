@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import trio
@@ -55,21 +56,30 @@ class Turns:
         finally:
             del self._running[turn.id]
 
-    def start(self, turn: Turn) -> None:
+    def start(self, turn: Turn, place: ExitStack | None = None) -> None:
         """Run a turn that outlives its request: the gateway owns it.
+
+        Args:
+            turn: a new one.
+            place: the request's among those at the model server. What is in it goes over to the turn,
+                until that ends; a background turn has its own bound, and leaves it alone.
 
         Raises:
             TooManyRequests: as many background turns wait as may.
         """
         if not turn.call.background:
             self._running[turn.id] = turn
-            self._service.start_soon(self.run, turn)
+            self._service.start_soon(self._run_owned, turn, place.pop_all() if place else ExitStack())
             return
         if self._in_background >= self._services.config.max_background * (1 + QUEUED_PER_SLOT):
             raise TooManyRequests("Too many background responses are waiting. Please retry later.")
         self._in_background += 1
         self._running[turn.id] = turn
         self._service.start_soon(self._run_in_background, turn)
+
+    async def _run_owned(self, turn: Turn, place: ExitStack) -> None:
+        with place:
+            await self.run(turn)
 
     async def _run_in_background(self, turn: Turn) -> None:
         try:

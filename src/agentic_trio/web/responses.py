@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import trio
@@ -56,18 +57,19 @@ async def create_response() -> Response:
 
 async def respond(request: Scoped) -> Reply:
     """Create a response: stateful, or relayed when it is neither stored nor names state."""
-    request.stack.enter_context(request.gateway.admission)
+    place = request.stack.enter_context(ExitStack())
+    place.enter_context(request.gateway.admission)
     body = await request.raw_body()
     if route(body).relayed:
         return await relay(request, "/v1/responses", body)
     key = request.field(b"idempotency-key")
     if key is None:
         turn = request.gateway.turns.new(body, request.context)
-        return await _follow(request, turn, outlives=_outlives(request))
-    return await _once(request, body, key)
+        return await _follow(request, turn, place, outlives=_outlives(request))
+    return await _once(request, body, key, place)
 
 
-async def _once(request: Scoped, body: bytes, key: str) -> Reply:
+async def _once(request: Scoped, body: bytes, key: str, place: ExitStack) -> Reply:
     """Serve a request that may be repeated: it runs once, and every repeat gets its response.
 
     The turn outlives its client, or the repeat of a request whose answer was lost would find it cancelled.
@@ -86,17 +88,17 @@ async def _once(request: Scoped, body: bytes, key: str) -> Reply:
         else:
             turn = gateway.turns.new(body, request.context, id=id, fingerprint=fingerprint)
             if turn.call.store:
-                gateway.turns.start(turn)
+                gateway.turns.start(turn, place)
                 return await _answer(request, turn)
-            return await _follow(request, turn, outlives=False)
+            return await _follow(request, turn, place, outlives=False)
     return await _answer(request, turn)
 
 
-async def _follow(request: Scoped, turn: Turn, *, outlives: bool) -> Reply:
+async def _follow(request: Scoped, turn: Turn, place: ExitStack, *, outlives: bool) -> Reply:
     """Start a turn under its owner, chosen now, and answer with it."""
     gateway = request.gateway
     if turn.call.background or (outlives and turn.call.store):
-        gateway.turns.start(turn)
+        gateway.turns.start(turn, place)
     elif turn.call.stream:
         request.nursery.start_soon(gateway.turns.run, turn)
     else:
