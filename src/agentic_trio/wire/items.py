@@ -23,6 +23,10 @@ INPUT_PARTS = ("input_text", "input_image", "input_file", "input_audio")
 OUTPUT_PARTS = ("output_text", "refusal")
 MAX_ID_LENGTH = 128
 
+MAX_INPUT_ITEMS = 10_000
+"""How many items one request may bring. Checking so many takes a tenth of a second, in which no other
+request is served."""
+
 CALLS = {"function_call": "function call", "custom_tool_call": "custom tool call"}
 """Item types that wait for an output, and what OpenAI's messages call them."""
 
@@ -81,6 +85,7 @@ def parse_input(value: Any, mint: MintId, *, strict: bool = False) -> list[Input
         return [_message({"role": "user", "content": value}, "input[0]", mint)] if value else []
     if not isinstance(value, list):
         raise checks.invalid_type("input", "one of a string or array of input items", value)
+    checks.array(value, "input", MAX_INPUT_ITEMS, "one of a string or array of input items")
     return parse_items(value, "input", mint, strict=strict)
 
 
