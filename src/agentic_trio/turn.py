@@ -23,6 +23,7 @@ from agentic_trio.store.base import (
     Announcement,
     Ending,
     History,
+    HistoryTooLarge,
     Item,
     Missing,
     NotEnded,
@@ -284,6 +285,12 @@ class Turn:
             )
         except Missing as missing:
             raise _not_found(missing) from None
+        except HistoryTooLarge:
+            raise InvalidRequest(
+                "The history is larger than any model's context.",
+                code="context_length_exceeded",
+                param="input",
+            ) from None
         except NotEnded as unfinished:
             raise InvalidRequest(
                 f"Previous response with id '{unfinished.id}' is still in progress.",

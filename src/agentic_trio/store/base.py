@@ -36,6 +36,10 @@ class ThreadFull(Exception):
     """A history can't grow beyond 2**24 - 1 positions. Nothing was written."""
 
 
+class HistoryTooLarge(Exception):
+    """A history is larger than one request may load."""
+
+
 class ItemAlreadyInConversation(Exception):
     """An item that was to be linked is in this conversation already."""
 
@@ -221,6 +225,7 @@ class Store(Protocol):
         history is read.
 
         Raises:
+            HistoryTooLarge: it can't be read into memory.
             Missing: no such response or conversation; with both, kind ``response`` also when the
                 response was made elsewhere. A response that has not ended is ``NotEnded``.
         """

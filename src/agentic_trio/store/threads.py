@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from agentic_trio.store.base import Item, Place, StoreError, ThreadFull
+from agentic_trio.store.base import HistoryTooLarge, Item, Place, StoreError, ThreadFull
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,6 +22,9 @@ MAX_POSITION = (1 << POSITION_BITS) - 1
 
 CHAIN = "chain"
 CONVERSATION = "conversation"
+
+MAX_HISTORY_BYTES = 64 * 1024 * 1024
+"""How much of a history is read into memory: more than any model can be given."""
 
 Row = tuple[bytes, int, bytes]
 
@@ -65,15 +68,20 @@ def _origin(connection: sqlite3.Connection, thread: int) -> tuple[int | None, in
 
 
 def read_data(connection: sqlite3.Connection, segments: Iterable[Segment]) -> list[bytes]:
-    """The JSON text of each item of a view, oldest first."""
+    """The JSON text of each item of a view, oldest first. Raises HistoryTooLarge."""
     data: list[bytes] = []
+    left = MAX_HISTORY_BYTES
     for thread, start, end in segments:
         rows = connection.execute(
             "SELECT data FROM entry WHERE key > ? AND key <= ?"
             " AND (dropped IS NULL OR dropped > ?) ORDER BY key",
             (key(thread, start), key(thread, end), end),
         )
-        data += [row[0] for row in rows]
+        for (text,) in rows:
+            left -= len(text)
+            if left < 0:
+                raise HistoryTooLarge
+            data.append(text)
     return data
 
 

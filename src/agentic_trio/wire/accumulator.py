@@ -66,6 +66,11 @@ TERMINAL = {
 }
 """How a response ended -> its terminal event. OpenAI has none of its own for a cancelled one."""
 
+MAX_OUTPUT_BYTES = 64 * 1024 * 1024
+"""How much of one answer is kept in memory. A delta counts as its text and ``DELTA_COST`` more."""
+
+DELTA_COST = 64
+
 RESPONSE_ERROR_CODES = frozenset(
     {"server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded"}
 )
@@ -89,6 +94,7 @@ class Accumulator:
         self._now = now
         self._decoder = sse.Decoder()
         self._sequence = 0
+        self._left = MAX_OUTPUT_BYTES
         self._error: GatewayError | None = None
 
     def queue(self) -> list[bytes]:
@@ -227,7 +233,10 @@ class Accumulator:
         if family is not None:
             self._delta(family, event, block, out)
         else:
+            self._left -= len(block.data)
             self._step(event, decode_object(block.data), out)
+        if self._left < 0 and not self.ended:
+            raise UpstreamError("The model server's answer is too large.")
 
     def _step(self, event: Event, members: JsonObject, out: list[bytes]) -> None:
         type = event.type
@@ -264,6 +273,7 @@ class Accumulator:
         if growing.text_done:
             return
         growing.text.append(delta)
+        self._left -= len(delta) + DELTA_COST
         if (
             event.sequence_number == self._sequence
             and event.output_index == item.index
