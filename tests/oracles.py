@@ -294,11 +294,15 @@ def _check_status(response: Json) -> None:
     status = response["status"]
     known = ("queued", "in_progress", "completed", "failed", "cancelled", "incomplete")
     require(status in known, f"status is one of {known}", status)
-    for key, owner in (
-        ("completed_at", "completed"),
-        ("error", "failed"),
-        ("incomplete_details", "incomplete"),
-    ):
+    # A turn that a deadline or a shutdown cancelled says so in its error.
+    require(
+        response["error"] is not None
+        if status == "failed"
+        else status == "cancelled" or not response["error"],
+        "`error` is set when failed, and may be when cancelled",
+        {"status": status, "error": response["error"]},
+    )
+    for key, owner in (("completed_at", "completed"), ("incomplete_details", "incomplete")):
         shown = {"status": status, key: response[key]}
         require((response[key] is not None) == (status == owner), f"`{key}` is set when {owner}", shown)
     if status in ("queued", "in_progress"):
@@ -605,7 +609,9 @@ class Stream:
             require(nested.get("message") == event["message"], "both forms of the error say the same", event)
 
     def terminal(self, kind: str, response: Json) -> None:
-        require(response["status"] == TERMINAL[kind], f"{kind} has its status", response["status"])
+        # OpenAI has no event of its own for a response that was cancelled.
+        statuses = (TERMINAL[kind], "cancelled") if kind == "response.failed" else (TERMINAL[kind],)
+        require(response["status"] in statuses, f"{kind} has its status", response["status"])
         require(self.begun or kind == "response.failed", "only a failure ends what was not in progress")
         output = response["output"]
         ids = [item["id"] for item in output]

@@ -171,7 +171,7 @@ def _operation(
 ) -> Json:
     content: Json = {"application/json": {"schema": _ref(answer)}}
     if events:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     operation: Json = {
         "summary": summary,
         "parameters": [
