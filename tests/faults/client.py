@@ -22,9 +22,11 @@ class EventClient(RawClient):
             while self.body.count(b"\n\n") < count:
                 assert await self._next(), self.body
 
-    async def read_some(self) -> bool:
-        """Take what comes next; False at the end of the answer."""
-        return await self._next()
+    async def read_head(self) -> None:
+        """Read until the answer's head is here."""
+        with trio.fail_after(PATIENCE):
+            while self.head is None:
+                await self._next()
 
 
 @asynccontextmanager
