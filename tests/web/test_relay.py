@@ -175,6 +175,17 @@ async def test_model_id_goes_upstream_as_it_is(world: World, model: str) -> None
     assert world.upstream.last.target == f"/v1/models/{model}"
 
 
+@pytest.mark.parametrize(
+    "model", ["../../metrics", "..", "a/../b", "./a", "..%2f..%2fmetrics", "%2e%2e/%2E%2e/metrics", "..%5Ca"]
+)
+async def test_path_does_not_leave_the_models(world: World, model: str) -> None:
+    async with open_raw(world.port) as client:
+        await client.request("GET", f"/v1/models/{model}")
+        answer = json.loads(await client.read())
+    assert (client.status, answer["error"]["code"]) == (404, "unknown_url")
+    assert not world.upstream.requests
+
+
 async def test_models_are_those_of_the_upstream(world: World) -> None:
     answer = await world.client.get("/v1/models")
     assert [model["id"] for model in answer.json()["data"]] == ["tiny"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from quart import Blueprint, Response
 
+from agentic_trio.errors import NotFound
 from agentic_trio.web.body import PlainBody
 from agentic_trio.web.reply import Reply
 from agentic_trio.web.request import this_request
@@ -67,7 +68,13 @@ PATHS = (
 @routes.post(PATHS[3])
 @routes.post(PATHS[4])
 async def relay_route(model: str = "") -> Response:
-    """Relay to the same path upstream."""
+    """Relay to the same path upstream.
+
+    Raises:
+        NotFound: the path has dot segments. They would be resolved on the way, and lead to any path there.
+    """
+    if not {".", ".."}.isdisjoint(model.replace("\\", "/").split("/")):
+        raise NotFound(f"Invalid URL ({this_request().method} {this_request().path})", code="unknown_url")
     return (await relay_as_is(this_request())).response()
 
 
