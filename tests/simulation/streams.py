@@ -173,10 +173,11 @@ class Hangups:
         self._gone.append(descriptor)
         self._lot.unpark_all()
 
-    def forget(self, descriptor: int) -> None:
-        self._calls.pop(descriptor, None)
-        if descriptor in _open:
-            _open[descriptor].on_end = _nothing
+    def forget(self, descriptor: int, call: Callable[[], None]) -> None:
+        if self._calls.get(descriptor) is call:
+            del self._calls[descriptor]
+            if descriptor in _open:
+                _open[descriptor].on_end = _nothing
 
     async def run(self) -> None:
         while True:

@@ -28,12 +28,13 @@ class Hangups:
 
     def watch(self, descriptor: int, call: "Callable[[], None]") -> None:
         """Call back once, from the task that runs ``run``, unless ``forget`` comes first."""
-        self._calls[descriptor] = call
         self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        self._calls[descriptor] = call
 
-    def forget(self, descriptor: int) -> None:
-        """Watch no longer. Must come before the socket is closed; harmless if it doesn't."""
-        if self._calls.pop(descriptor, None) is not None:
+    def forget(self, descriptor: int, call: "Callable[[], None]") -> None:
+        """Watch no longer. May come after the socket was closed, and its number was given to another."""
+        if self._calls.get(descriptor) is call:
+            del self._calls[descriptor]
             # A closed socket has left the set by itself.
             with suppress(OSError):
                 self._epoll.unregister(descriptor)
@@ -67,7 +68,7 @@ class Watch:
         self._hangups.watch(self._descriptor, self._call)
 
     def __exit__(self, *_: object) -> None:
-        self._hangups.forget(self._descriptor)
+        self._hangups.forget(self._descriptor, self._call)
 
 
 @asynccontextmanager
