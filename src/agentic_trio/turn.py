@@ -392,8 +392,11 @@ class Turn:
         with trio.CancelScope(shield=True, deadline=self._commit_deadline()):
             try:
                 await self._services.store.withdraw(self.owner, self.id)
+                return
             except Exception:
                 logger.exception("turn %s could not be withdrawn", self.id)
+        # It must not be under way for ever.
+        self._services.unrecorded.keep(self._ending([]))
 
     def _commit_deadline(self) -> float:
         return trio.current_time() + self._services.config.commit_timeout
@@ -408,7 +411,7 @@ class Turn:
             self._error = ServiceUnavailable("The response could not be stored.")
             self._response.fail(self._error)
             last = self._last_events()
-            if self._announced:
+            if self._announcing:
                 self._services.unrecorded.keep(self._ending(last))
         return last
 
