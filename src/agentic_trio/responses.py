@@ -14,7 +14,7 @@ from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.response import with_output
 
 if TYPE_CHECKING:
-    from agentic_trio.store.base import PageQuery, Store
+    from agentic_trio.store.base import Ending, PageQuery, Store
     from agentic_trio.turns import Turns
     from agentic_trio.unrecorded import Unrecorded
 
@@ -32,12 +32,21 @@ class Responses:
         turn = self._turns.find(owner, id)
         if turn is not None and turn.announced:
             return turn.snapshot()
-        ending = self._unrecorded.find(owner, id)
+        ending = await self._told(owner, id)
         if ending is not None:
             return with_output(ending.body, [item.data for item in ending.output])
         with StateErrors():
             stored = await self._store.response(owner, id)
         return with_output(stored.body, stored.output)
+
+    async def _told(self, owner: str, id: str) -> Ending | None:
+        """An ending that may be told before it is recorded: a failure, which a crash would make of it too."""
+        ending = self._unrecorded.find(owner, id)
+        if ending is None or ending.status == "failed":
+            return ending
+        with StateErrors():
+            await self._unrecorded.settle(owner, id)
+        return None
 
     async def cancel(self, owner: str, id: str) -> bytes:
         """End a background turn; answers how it ended. One that has ended stays as it is."""
@@ -59,7 +68,7 @@ class Responses:
             if not turn.call.stream:
                 raise _not_streamed()
             return turn.log
-        ending = self._unrecorded.find(owner, id)
+        ending = await self._told(owner, id)
         if ending is not None and ending.events:
             return EventLog.of(ending.events)
         with StateErrors():
