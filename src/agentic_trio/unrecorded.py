@@ -17,6 +17,9 @@ logger = logging.getLogger("agentic_trio")
 MAX_UNRECORDED = 1000
 """How many endings are kept; when a store fails for longer, the oldest are given up, and said so."""
 
+MAX_UNRECORDED_BYTES = 256 * 1024 * 1024
+"""How much of them, for the same: an ending holds its turn's whole stream."""
+
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 
@@ -27,16 +30,23 @@ class Unrecorded:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._endings: dict[str, Ending] = {}
+        self._sizes: dict[str, int] = {}
         self._wanted = trio.Event()
 
     def keep(self, ending: Ending) -> None:
         """Take an ending into care."""
+        self._drop(ending.id)
         self._endings[ending.id] = ending
-        if len(self._endings) > MAX_UNRECORDED:
+        self._sizes[ending.id] = _size(ending)
+        while len(self._endings) > MAX_UNRECORDED or sum(self._sizes.values()) > MAX_UNRECORDED_BYTES:
             lost = next(iter(self._endings))
-            del self._endings[lost]
+            self._drop(lost)
             logger.error("gave up recording turn %s: too many are waiting for the store", lost)
         self._wanted.set()
+
+    def _drop(self, id: str) -> None:
+        self._endings.pop(id, None)
+        self._sizes.pop(id, None)
 
     def find(self, owner: str, id: str) -> Ending | None:
         """The ending of a response that is not recorded yet."""
@@ -56,7 +66,7 @@ class Unrecorded:
         ending = self.find(owner, id)
         if ending is not None:
             await self._store.end(ending)
-            self._endings.pop(id, None)
+            self._drop(id)
 
     async def run(self) -> None:
         """Try again, ever more slowly, for as long as there is anything to record.
@@ -83,4 +93,9 @@ class Unrecorded:
                 return
             except Exception:
                 logger.exception("gave up recording turn %s: it can't be", id)
-            self._endings.pop(id, None)
+            self._drop(id)
+
+
+def _size(ending: Ending) -> int:
+    items = sum(len(item.data) for item in (*ending.input, *ending.output))
+    return items + sum(map(len, ending.events))

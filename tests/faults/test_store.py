@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from agentic_trio import unrecorded
 from agentic_trio.store.schema import PAGE_SIZE
 from tests.fake_upstream import Script, Text, open_fake_upstream
 from tests.oracles import check_error, check_event_stream, check_response
@@ -167,6 +168,31 @@ async def test_stopping_while_the_store_can_not_write_loses_no_announced_turn(
         assert status_on_disk(database, client.id) == "in_progress"
     async with open_file_world(database) as world:
         ledger.check(await ended(world.client, client.id, "failed"), client.id)
+
+
+async def test_endings_that_are_too_many_to_keep_are_given_up_oldest_first(
+    database: Path, spawner: Spawner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(unrecorded, "MAX_UNRECORDED_BYTES", 2 * len(LONG_TEXT))
+    body = streamed(LONG_TEXT)
+    async with (
+        AsyncExitStack() as longer,
+        open_world(HALF, db_url=f"sqlite://{database}") as world,
+        open_at_event(world.port, body, 4) as first,
+        open_at_event(world.port, body, 4) as second,
+    ):
+        await world.upstream.wait_stalled(2)
+        await longer.enter_async_context(read_only(world, database, spawner))
+        ledger.fault()
+        world.upstream.release()
+        for client in (first, second):
+            assert check_event_stream(await client.read(), body)[-1]["type"] == "response.failed"
+        told = {id: json.loads(await get(world.client, id))["status"] for id in (first.id, second.id)}
+        assert sorted(told.values()) == ["failed", "in_progress"]
+    assert "gave up recording turn" in caplog.text
+    async with open_file_world(database) as world:
+        for id in told:
+            ledger.check(await ended(world.client, id, "failed"), id)
 
 
 # A real process, whose files may not grow: every write behind the limit fails.
