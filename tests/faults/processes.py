@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,10 +155,11 @@ class Spawner:
                     if not data:
                         raise Died(self.reap(pid), log.read_text().splitlines()[-1])
                     said += data
-        except BaseException:
-            with suppress(ProcessLookupError):
+        except BaseException as error:
+            if not isinstance(error, Died):
                 os.kill(pid, signal.SIGKILL)
-            await output.aclose()
+                self.reap(pid)
+            await trio.aclose_forcefully(output)
             raise
         url = found[1].decode()
         client = httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=PATIENCE)

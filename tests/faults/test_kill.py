@@ -240,7 +240,8 @@ async def kill_while_recovering(
 ) -> None:
     """Kill a gateway that is just starting: at its first moments, whatever they are."""
     with trio.move_on_after(draw.uniform(0, 0.1)):
-        await spawner.start(database, upstream.url)
+        async with spawner.running(database, upstream.url) as process:
+            await process.kill()
     ledger.fault()
 
 

@@ -167,7 +167,7 @@ async def test_thousands_of_idle_connections_cost_little_and_the_server_answers(
             if number % 2:
                 # Half of them have sent the first bytes of a request.
                 await stream.send_all(b"POST /v1/resp")
-            ledger.fault()
+        ledger.fault()
         answer = await process.client.post("/v1/responses", json={"model": MODEL, "input": "hi"})
         assert answer.status_code == 200
         assert process.memory() - before < IDLE_CONNECTIONS * 40_000
