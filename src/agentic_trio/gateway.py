@@ -21,7 +21,7 @@ from agentic_trio.state import Conversations, StateErrors
 from agentic_trio.store.base import StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
 from agentic_trio.turn import Services
-from agentic_trio.turns import Turns
+from agentic_trio.turns import Turns, key_in_use
 from agentic_trio.unrecorded import Unrecorded
 from agentic_trio.upstream.client import open_upstream
 from agentic_trio.wire.dialect import decode_object
@@ -64,7 +64,7 @@ class Gateway:
         self.upstream = services.upstream
         self.admission = Admission(services.config.max_concurrent_requests)
         self.turns = Turns(services, service)
-        self.keys = Holds(KEY_WAIT)
+        self.keys = Holds(KEY_WAIT, key_in_use)
         self.responses = Responses(services.store, services.unrecorded, self.turns)
         self.conversations = Conversations(services.store, services.holds, services.mint, services.now)
         self._services = services

@@ -1,4 +1,4 @@
-"""One turn at a time in a conversation."""
+"""One at a time: in a conversation, or on an idempotency key."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ import trio
 from agentic_trio.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 MAX_WAITING = 100
-"""How many may wait for one conversation; the next is told that it is locked."""
+"""How many may wait for one name; the next is refused."""
+
+
+def conversation_locked() -> InvalidRequest:
+    """Another turn is at work in the conversation, as OpenAI says it."""
+    return InvalidRequest(
+        "Another process is currently operating on this conversation. Please retry in a few seconds.",
+        code="conversation_locked",
+        param="conversation",
+    )
 
 
 @dataclass(slots=True)
@@ -24,28 +33,35 @@ class _Hold:
 
 
 class Holds:
-    """Who is at work in which conversation. Fair: those who wait are served in order.
+    """Who is at work under which of an owner's names. Fair: those who wait are served in order.
 
     Held in memory: the database has one gateway process, and a hold that a crash ends was in it.
+
+    Args:
+        wait: seconds that a newcomer waits for the others; 0 refuses at once.
+        refusal: makes the error of one who has waited in vain.
     """
 
-    def __init__(self, wait: float = 0.0) -> None:
+    def __init__(
+        self, wait: float = 0.0, refusal: Callable[[], InvalidRequest] = conversation_locked
+    ) -> None:
         self._wait = wait
+        self._refusal = refusal
         self._holds: dict[tuple[str, str], _Hold] = {}
 
     @asynccontextmanager
-    async def hold(self, owner: str, conversation: str) -> AsyncIterator[None]:
-        """Keep others out of a conversation while the block lasts.
+    async def hold(self, owner: str, name: str) -> AsyncIterator[None]:
+        """Keep others out of what has this name while the block lasts.
 
         Raises:
             InvalidRequest: another holds it, and did not let go within ``wait`` seconds.
 
         Cancellation: while waiting, the place in the queue is given up.
         """
-        key = (owner, conversation)
+        key = (owner, name)
         hold = self._holds.setdefault(key, _Hold())
         if hold.lock.locked() and (self._wait <= 0 or hold.users > MAX_WAITING):
-            raise _locked()
+            raise self._refusal()
         hold.users += 1
         try:
             await self._acquire(hold.lock)
@@ -65,12 +81,4 @@ class Holds:
             with trio.move_on_after(self._wait) as waiting:
                 await lock.acquire()
             if waiting.cancelled_caught:
-                raise _locked() from None
-
-
-def _locked() -> InvalidRequest:
-    return InvalidRequest(
-        "Another process is currently operating on this conversation. Please retry in a few seconds.",
-        code="conversation_locked",
-        param="conversation",
-    )
+                raise self._refusal() from None

@@ -136,6 +136,15 @@ def fingerprint_of(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
+def key_in_use() -> InvalidRequest:
+    """The first request with an idempotency key has not got so far that a repeat could follow it."""
+    return InvalidRequest(
+        "A request with this Idempotency-Key is in progress. Please retry in a few seconds.",
+        status=409,
+        code="idempotency_key_in_use",
+    )
+
+
 def check_repeat(known: bytes | None, fingerprint: bytes) -> None:
     """Refuse an idempotency key that another request has used. Raises InvalidRequest."""
     if known != fingerprint:

@@ -63,7 +63,7 @@ async def respond(request: Scoped) -> Reply:
     if route(body).relayed:
         return await relay(request, "/v1/responses", body)
     key = request.field(b"idempotency-key")
-    if key is None:
+    if not key:
         turn = request.gateway.turns.new(body, request.context)
         return await _follow(request, turn, place, outlives=_outlives(request))
     return await _once(request, body, key, place)
@@ -87,10 +87,10 @@ async def _once(request: Scoped, body: bytes, key: str, place: ExitStack) -> Rep
             return json_reply(await gateway.responses.read(owner, id))
         else:
             turn = gateway.turns.new(body, request.context, id=id, fingerprint=fingerprint)
-            if turn.call.store:
-                gateway.turns.start(turn, place)
-                return await _answer(request, turn)
-            return await _follow(request, turn, place, outlives=False)
+            if not turn.call.store:
+                # Nothing is kept that its repeat could be given: that runs after this one.
+                return await _follow(request, turn, place, outlives=False)
+            gateway.turns.start(turn, place)
     return await _answer(request, turn)
 
 
@@ -149,7 +149,7 @@ async def retrieve_response(id: str) -> Response:
     if not boolean_argument("stream"):
         return json_response(await responses.read(owner, id))
     after = integer_argument("starting_after", -1)
-    return event_stream(request, await responses.stream(owner, id), after + 1).response()
+    return event_stream(request, await responses.stream(owner, id), max(after + 1, 0)).response()
 
 
 @routes.post("/v1/responses/<id>/cancel")

@@ -1,0 +1,66 @@
+"""A request that is sent again under the same ``Idempotency-Key``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from agentic_trio.holds import Holds
+from agentic_trio.turns import key_in_use
+from tests.fake_upstream import Script
+
+from .harness import World, open_world
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+BODY = {"model": "tiny", "input": "hi"}
+KEY = {"idempotency-key": "k"}
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with open_world() as world:
+        world.gateway.keys = Holds(0, key_in_use)
+        yield world
+
+
+async def test_repeat_of_a_request_under_way_gets_its_response(world: World) -> None:
+    world.upstream.script(Script(hang=True))
+    answers = []
+
+    async def post() -> None:
+        answers.append(await world.post("/v1/responses", BODY, headers=KEY))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(post)
+        await world.upstream.wait_requests(1)
+        nursery.start_soon(post)
+        # It holds no key by the time that its twin has found the turn: nothing else tells it is there.
+        await trio.sleep(0.2)
+        world.upstream.release()
+    first, second = answers
+    assert (first.status_code, second.status_code) == (200, 200), second.text
+    assert first.content == second.content
+    assert len(world.upstream.requests) == 1
+
+
+async def test_repeat_of_what_is_not_kept_is_told_to_come_later(world: World) -> None:
+    world.upstream.script(Script(hang=True))
+    conversation = await world.converse()
+    body = {**BODY, "conversation": conversation, "store": False}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(world.post, "/v1/responses", body, headers=KEY))
+        await world.upstream.wait_requests(1)
+        answer = await world.post("/v1/responses", body, headers=KEY)
+        world.upstream.release()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "idempotency_key_in_use")
+
+
+async def test_empty_key_is_none(world: World) -> None:
+    first = await world.post("/v1/responses", BODY, headers={"idempotency-key": ""})
+    second = await world.post("/v1/responses", BODY, headers={"idempotency-key": ""})
+    assert first.json()["id"] != second.json()["id"]
