@@ -180,6 +180,10 @@ class Turn:
                     await self._run()
         except InvalidRequest as locked:
             self._error = locked
+        except Exception:
+            # Nor must a bug in telling how it ended; its log then ends without a terminal event.
+            logger.exception("turn %s did not end well (request %s)", self.id, self._context.request_id)
+            self._error = _bug()
         finally:
             if not self._head.is_set():
                 self._refusal = self._error or ServiceUnavailable("The server is shutting down.")
@@ -201,7 +205,7 @@ class Turn:
         except Exception:
             # One bug must not end the other turns of its nursery.
             logger.exception("turn %s failed (request %s)", self.id, self._context.request_id)
-            self._failed(GatewayError("The gateway failed.", code="internal_error"))
+            self._failed(_bug())
         finally:
             await self._end()
 
@@ -479,13 +483,17 @@ class TurnEvents:
         return self
 
     async def __anext__(self) -> JsonObject:
-        if not self._ready:
+        while not self._ready:
+            if self._log.exhausted(self._position):
+                raise StopAsyncIteration
             self._ready = list(reversed(await self._log.read(self._position)))
             self._position += len(self._ready)
-            if not self._ready:
-                raise StopAsyncIteration
         event = self._ready.pop()
         return decode_object(event[event.index(b"\ndata: ") + 7 :])
+
+
+def _bug() -> GatewayError:
+    return GatewayError("The gateway failed.", code="internal_error")
 
 
 def _not_found(missing: Missing) -> InvalidRequest:

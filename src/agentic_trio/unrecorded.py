@@ -90,6 +90,9 @@ class Unrecorded:
             try:
                 await self._store.end(ending)
             except StoreError:
+                # It may be this one alone that the store refuses: next time another goes first.
+                if id in self._endings:
+                    self._endings[id] = self._endings.pop(id)
                 return
             except Exception:
                 logger.exception("gave up recording turn %s: it can't be", id)

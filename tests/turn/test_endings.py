@@ -11,6 +11,7 @@ import trio
 from agentic_trio.errors import GatewayError, InvalidRequest, ServiceUnavailable, TurnTimeout, UpstreamError
 from agentic_trio.store.base import History, Missing, NotEnded, Place, StoreError, ThreadFull
 from agentic_trio.turns import Turns
+from agentic_trio.wire.accumulator import Accumulator
 from tests.fake_upstream import Call, Script
 from tests.oracles import check_event_stream, check_response, parse_sse
 from tests.playbook import terminal
@@ -260,6 +261,21 @@ async def test_a_bug_fails_its_own_turn_and_says_nothing_of_itself(
     assert "/secret/path" in caplog.text
 
 
+async def test_a_bug_in_telling_the_end_stays_in_its_own_turn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bug(self: Accumulator) -> list[bytes]:
+        raise RuntimeError("/secret/path")
+
+    stage = Stage()
+    monkeypatch.setattr(Accumulator, "terminal_events", bug)
+    turn = stage.turn()
+    await turn.run()
+    assert b"response.completed" not in log_of(turn)
+    assert b"secret" not in log_of(turn)
+    assert "/secret/path" in caplog.text
+
+
 # --------------------------------------------------------------------------- deadlines and being told to end
 
 
@@ -444,6 +460,23 @@ async def test_an_ending_that_the_store_refuses_is_recorded_later() -> None:
     del stage.store.before["end"]
     await stage.services.unrecorded.flush()
     assert stage.recorded() == told[-1]["response"]
+
+
+async def test_an_ending_that_the_store_always_refuses_does_not_hold_up_the_others() -> None:
+    stage = Stage()
+    stage.store.before["end"] = failing(StoreError("full"))
+    poison, other = stage.turn(), stage.turn()
+    await poison.run()
+    await other.run()
+
+    async def refuse_poison() -> None:
+        if stage.services.unrecorded.find("", other.id) is None or stage.store.calls.count("end") == 3:
+            raise StoreError("refused")
+
+    stage.store.before["end"] = refuse_poison
+    await stage.services.unrecorded.flush()
+    await stage.services.unrecorded.flush()
+    assert list(stage.store.ended) == [other.id]
 
 
 async def test_an_ending_that_the_store_refuses_is_an_error_where_nothing_is_streamed() -> None:
