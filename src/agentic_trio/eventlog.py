@@ -36,17 +36,28 @@ class EventLog:
         self._size = 0
         self._max_bytes = max_bytes
         self._closed = False
+        self._quiet = False
         self._readers = trio.lowlevel.ParkingLot()
 
     def extend(self, events: Sequence[bytes]) -> None:
         """Append events and wake the readers."""
         if not events:
             return
+        self._quiet = False
         self._events.extend(events)
         self._size += sum(map(len, events))
         if self._size > self._max_bytes:
             self._forget()
         self._readers.unpark_all()
+
+    def nudge(self) -> None:
+        """Wake the readers with nothing, if nothing has come since the last nudge.
+
+        One clock serves all streams: a deadline for each wait of each reader would be a cost of every event.
+        """
+        if self._quiet:
+            self._readers.unpark_all()
+        self._quiet = True
 
     @classmethod
     def of(cls, events: Sequence[bytes]) -> EventLog:
@@ -78,17 +89,20 @@ class EventLog:
         return self._closed and position >= self._first + len(self._events)
 
     async def read(self, position: int) -> Sequence[bytes]:
-        """All events from ``position`` on, as soon as there are any; none at all once the log is closed.
+        """All events from ``position`` on, as soon as there are any; none at a nudge, or once it is closed.
 
         Raises:
             FellBehind: the events at ``position`` have been dropped.
 
         Cancellation: nothing is lost; read again from the same position.
         """
-        while True:
-            if position < self._first:
-                raise FellBehind
-            events = self._events[position - self._first :]
-            if events or self._closed:
-                return events
+        events = self._from(position)
+        if not events and not self._closed:
             await self._readers.park()
+            events = self._from(position)
+        return events
+
+    def _from(self, position: int) -> list[bytes]:
+        if position < self._first:
+            raise FellBehind
+        return self._events[position - self._first :]

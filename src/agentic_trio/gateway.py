@@ -169,6 +169,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
         gateway = Gateway(services, service)
         service.start_soon(services.unrecorded.run)
         service.start_soon(prune_streams, services)
+        service.start_soon(gateway.turns.nudge_quiet)
         try:
             yield gateway
         finally:

@@ -92,6 +92,16 @@ class Turns:
         turn = self._running.get(id)
         return turn if turn is not None and turn.owner == owner else None
 
+    async def nudge_quiet(self) -> None:
+        """Wake, now and then, the readers of streams that are quiet, so that they say they are there.
+
+        Cancellation: nobody is woken any more.
+        """
+        while True:
+            await trio.sleep(self._services.config.keep_alive_interval / 2)
+            for turn in self._running.values():
+                turn.log.nudge()
+
     async def drain(self, deadline: float) -> None:
         """Wait until no turn runs, until ``deadline`` (in Trio's time) at most."""
         with trio.move_on_at(deadline):

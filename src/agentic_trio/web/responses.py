@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import trio
 from quart import Blueprint, Response
 
 from agentic_trio.errors import NotFound
@@ -26,8 +25,6 @@ from agentic_trio.wire import checks, sse
 from agentic_trio.wire.requests import route
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from agentic_trio.eventlog import EventLog
     from agentic_trio.turn import Turn
     from agentic_trio.web.request import Scoped
@@ -83,7 +80,7 @@ async def _once(request: Scoped, body: bytes, key: str, place: ExitStack) -> Rep
             check_repeat(turn.fingerprint, fingerprint)
         elif await gateway.responses.repeated(owner, id, fingerprint):
             if route(body).stream is True:
-                return event_stream(request, await gateway.responses.stream(owner, id))
+                return event_stream(await gateway.responses.stream(owner, id))
             return json_reply(await gateway.responses.read(owner, id))
         else:
             turn = gateway.turns.new(body, request.context, id=id, fingerprint=fingerprint)
@@ -91,7 +88,7 @@ async def _once(request: Scoped, body: bytes, key: str, place: ExitStack) -> Rep
                 # Nothing is kept that its repeat could be given: that runs after this one.
                 return await _follow(request, turn, place, outlives=False)
             gateway.turns.start(turn, place)
-    return await _answer(request, turn)
+    return await _answer(turn)
 
 
 async def _follow(request: Scoped, turn: Turn, place: ExitStack, *, outlives: bool) -> Reply:
@@ -103,13 +100,13 @@ async def _follow(request: Scoped, turn: Turn, place: ExitStack, *, outlives: bo
         request.nursery.start_soon(gateway.turns.run, turn)
     else:
         await gateway.turns.run(turn)
-    return await _answer(request, turn)
+    return await _answer(turn)
 
 
-async def _answer(request: Scoped, turn: Turn) -> Reply:
+async def _answer(turn: Turn) -> Reply:
     if turn.call.stream:
         await turn.wait_head()
-        return event_stream(request, turn.log)
+        return event_stream(turn.log)
     if turn.call.background:
         await turn.wait_head()
         return json_reply(turn.snapshot())
@@ -149,7 +146,7 @@ async def retrieve_response(id: str) -> Response:
     if not boolean_argument("stream"):
         return json_response(await responses.read(owner, id))
     after = integer_argument("starting_after", -1)
-    return event_stream(request, await responses.stream(owner, id), max(after + 1, 0)).response()
+    return event_stream(await responses.stream(owner, id), max(after + 1, 0)).response()
 
 
 @routes.post("/v1/responses/<id>/cancel")
@@ -180,33 +177,29 @@ async def refuse_unserved() -> Response:
     raise NotFound(f"Invalid URL (POST {path})", code="unknown_url")
 
 
-def event_stream(request: Scoped, log: EventLog, position: int = 0) -> Reply:
+def event_stream(log: EventLog, position: int = 0) -> Reply:
     """A turn's events as they come. Proxies are asked to keep nothing and to hold back nothing."""
-    body = EventBody(log, position, request.gateway.config.keep_alive_interval)
-    return Reply(body, headers=list(STREAM_HEADERS))
+    return Reply(EventBody(log, position), headers=list(STREAM_HEADERS))
 
 
 class EventBody(PlainBody):
     """A reader of a log: everything new in one chunk."""
 
-    def __init__(self, log: EventLog, position: int, keep_alive_interval: float) -> None:
+    def __init__(self, log: EventLog, position: int) -> None:
         self._log = log
         self._position = position
-        self._interval = keep_alive_interval
         self._ended = False
 
     async def __anext__(self) -> bytes:
         if self._ended:
             raise StopAsyncIteration
         try:
-            with trio.move_on_after(self._interval):
-                return self._chunk(await self._log.read(self._position))
+            events = await self._log.read(self._position)
         except FellBehind:
             self._ended = True
             return FELL_BEHIND
-        return KEEP_ALIVE
-
-    def _chunk(self, events: Sequence[bytes]) -> bytes:
         self._position += len(events)
         self._ended = self._log.exhausted(self._position)
-        return b"".join((*events, sse.DONE) if self._ended else events)
+        if self._ended:
+            return b"".join((*events, sse.DONE))
+        return b"".join(events) or KEEP_ALIVE
