@@ -77,6 +77,13 @@ class Exit:
         self.seconds = trio.current_time() - began
 
 
+async def accepted(process: Process) -> None:
+    """Wait until all connections so far have been accepted: they are in order."""
+    async with open_client(process.port) as last:
+        await last.request("GET", "/health")
+        await last.read()
+
+
 async def refuses_connections(process: Process) -> None:
     """Wait until nothing new is accepted."""
     with trio.fail_after(PATIENCE):
@@ -116,6 +123,7 @@ async def test_what_runs_may_finish_and_nothing_new_begins(database: Path, spawn
         create = await sent(stack, process, b"POST /v1/responses HTTP/1.1\r\ncontent-le")
         relay = await sent(stack, process, b"POST /v1/chat/completions HTTP/1.1\r\ncontent-le")
         await upstream.wait_stalled(4)
+        await accepted(process)
         asked = len(upstream.requests)
         exit = Exit(process)
         nursery.start_soon(exit)

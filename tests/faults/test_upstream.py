@@ -370,6 +370,16 @@ async def test_a_refusal_that_may_pass_is_tried_again_as_often_as_was_asked(
         assert (count, answer.status_code) == (3, 200)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_got_no_answer_is_tried_again(database: Path, stream: bool) -> None:
+    answers = iter([Script(hang=True), HELLO])
+    async with open_file_world(database, upstream_retries=1, idle_timeout=0.3) as world:
+        world.upstream.script(lambda _: next(answers))
+        count, answer = await tries(world, {"model": MODEL, "input": "hi", "stream": stream})
+        assert (count, answer.status_code) == (2, 200)
+        await world.upstream.wait_aborted(1)
+
+
 async def test_nothing_is_tried_again_unless_that_was_asked_for(database: Path) -> None:
     async with open_file_world(database, Script(status=503, headers={"retry-after": "0"})) as world:
         count, answer = await tries(world, streamed())
