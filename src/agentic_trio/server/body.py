@@ -1,9 +1,11 @@
 """HTTP/1.1 request bodies, sans-io: the two framings, read from a connection's buffer."""
 
+from __future__ import annotations
+
 import re
 from typing import Final
 
-from .http1 import RequestRefused
+from agentic_trio.server.http1 import RequestRefused
 
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\x00\r\n]*)?")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00\r\n]*")

@@ -1,27 +1,30 @@
 """One cleartext HTTP/1.1 connection: requests one after the other, the app run inline."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
-from hypercorn.config import Config
 from hypercorn.utils import parse_socket_addr
 
 from agentic_trio.minting import mint_id
-from agentic_trio.streams import DirectStream
-
-from .context import ServerContext
-from .exchange import Exchange, build_scope
-from .http1 import HeadReader, RequestHead, RequestRefused, SwitchToHTTP2
-from .limits import ConnectionLimits
-from .response import ResponseWriter
-from .stock import BoundedTCPServer
-from .streams import MAX_READ, ReplayStream, reset_on_close, send_within
+from agentic_trio.server.exchange import Exchange, build_scope
+from agentic_trio.server.http1 import HeadReader, RequestHead, RequestRefused, SwitchToHTTP2
+from agentic_trio.server.response import ResponseWriter
+from agentic_trio.server.stock import BoundedTCPServer
+from agentic_trio.server.streams import MAX_READ, ReplayStream, reset_on_close, send_within
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from hypercorn.config import Config
     from hypercorn.typing import AppWrapper, HTTPScope
+
+    from agentic_trio.server.context import ServerContext
+    from agentic_trio.server.limits import ConnectionLimits
+    from agentic_trio.streams import DirectStream
 
 # How long, and for how much, a client may go on sending a request that was answered
 # before its end: closed at once, the reset could destroy the answer it hasn't read yet.
@@ -38,7 +41,7 @@ class HTTPConnection:
 
     def __init__(
         self,
-        app: "AppWrapper",
+        app: AppWrapper,
         config: Config,
         context: ServerContext,
         state: dict[str, Any],
@@ -149,7 +152,7 @@ class HTTPConnection:
         at_its_last = self._requests >= self.config.keep_alive_max_requests
         return not (at_its_last or context.crowded or context.shutting_down)
 
-    def scope(self, head: RequestHead) -> "HTTPScope":
+    def scope(self, head: RequestHead) -> HTTPScope:
         """The ASGI scope of a request of this connection."""
         return build_scope(
             head,

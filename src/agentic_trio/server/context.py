@@ -1,15 +1,17 @@
 """What the connections of one server share."""
 
+from __future__ import annotations
+
 from time import time
 from typing import TYPE_CHECKING
 
-from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
 if TYPE_CHECKING:
     import trio
+    from hypercorn.config import Config
 
-    from .hangups import Hangups
+    from agentic_trio.server.hangups import Hangups
 
 
 class ServerContext(WorkerContext):

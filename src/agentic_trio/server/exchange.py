@@ -1,16 +1,18 @@
 """One request and its response: the ASGI side of a connection."""
 
+from __future__ import annotations
+
 from time import time
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 import trio
 
-from .body import ChunkedBody, LengthBody
-from .hangups import Watch
-from .http1 import RequestHead, RequestRefused
-from .response import ResponseWriter
-from .streams import BODY_PIECE, MAX_READ, send_within
+from agentic_trio.server.body import ChunkedBody, LengthBody
+from agentic_trio.server.hangups import Watch
+from agentic_trio.server.http1 import RequestHead, RequestRefused
+from agentic_trio.server.response import ResponseWriter
+from agentic_trio.server.streams import BODY_PIECE, MAX_READ, send_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
         ResponseSummary,
     )
 
-    from .connection import HTTPConnection
+    from agentic_trio.server.connection import HTTPConnection
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_DISCONNECT: Final["HTTPDisconnectEvent"] = {"type": "http.disconnect"}
+_DISCONNECT: Final[HTTPDisconnectEvent] = {"type": "http.disconnect"}
 
 
 class ClientGone(OSError):
@@ -46,7 +48,7 @@ class Exchange:
         refusal: What to answer instead of a response that never began.
     """
 
-    def __init__(self, connection: "HTTPConnection", head: RequestHead) -> None:
+    def __init__(self, connection: HTTPConnection, head: RequestHead) -> None:
         self.head = head
         self.body = ChunkedBody() if head.content_length is None else LengthBody(head.content_length)
         self.response = ResponseWriter(method=head.method, version=head.version)
@@ -104,7 +106,7 @@ class Exchange:
         if rest is not None:
             raise rest
 
-    async def receive(self) -> "ASGIReceiveEvent":
+    async def receive(self) -> ASGIReceiveEvent:
         """ASGI's ``receive``.
 
         Cancellation: nothing is lost; it can be called again.
@@ -121,7 +123,7 @@ class Exchange:
             self.refusal = refusal
             return _DISCONNECT
 
-    async def _receive_body(self) -> "ASGIReceiveEvent":
+    async def _receive_body(self) -> ASGIReceiveEvent:
         while True:
             data = self.body.read(self._connection.buffer)
             complete = self.body.complete
@@ -161,7 +163,7 @@ class Exchange:
         """Whether ``watch`` can be used."""
         return self._connection.context.hangups is not None
 
-    def watch(self, cancel: "Callable[[], None]") -> "AbstractContextManager[None]":
+    def watch(self, cancel: Callable[[], None]) -> AbstractContextManager[None]:
         """Call ``cancel`` if the client leaves while the block lasts. The request has been read."""
         connection = self._connection
         assert connection.context.hangups is not None
@@ -191,7 +193,7 @@ class Exchange:
         finally:
             self._interim.set()
 
-    async def send(self, message: "ASGISendEvent | None") -> None:
+    async def send(self, message: ASGISendEvent | None) -> None:
         """ASGI's ``send``.
 
         Raises:
@@ -273,7 +275,7 @@ class Receive:
         self._receive = exchange.receive
         self.watch = exchange.watch if exchange.watches else None
 
-    async def __call__(self) -> "ASGIReceiveEvent":
+    async def __call__(self) -> ASGIReceiveEvent:
         return await self._receive()
 
 
@@ -284,7 +286,7 @@ def build_scope(
     client: tuple[str, int] | None,
     server: tuple[str, int] | None,
     state: dict[str, Any],
-) -> "HTTPScope":
+) -> HTTPScope:
     """The ASGI scope of a request, with hypercorn's keys."""
     path, _, query = head.target.partition(b"?")
     return {

@@ -1,5 +1,7 @@
 """Clients that leave: one task watches for all requests, where the system can say so without a read."""
 
+from __future__ import annotations
+
 import select
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -26,12 +28,12 @@ class Hangups:
         self._epoll = select.epoll()
         self._calls: dict[int, Callable[[], None]] = {}
 
-    def watch(self, descriptor: int, call: "Callable[[], None]") -> None:
+    def watch(self, descriptor: int, call: Callable[[], None]) -> None:
         """Call back once, from the task that runs ``run``, unless ``forget`` comes first."""
         self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLONESHOT)
         self._calls[descriptor] = call
 
-    def forget(self, descriptor: int, call: "Callable[[], None]") -> None:
+    def forget(self, descriptor: int, call: Callable[[], None]) -> None:
         """Watch no longer. May come after the socket was closed, and its number was given to another."""
         if self._calls.get(descriptor) is call:
             del self._calls[descriptor]
@@ -59,7 +61,7 @@ class Hangups:
 class Watch:
     """Within this block a hang-up calls back."""
 
-    def __init__(self, hangups: Hangups, descriptor: int, call: "Callable[[], None]") -> None:
+    def __init__(self, hangups: Hangups, descriptor: int, call: Callable[[], None]) -> None:
         self._hangups = hangups
         self._descriptor = descriptor
         self._call = call
@@ -72,7 +74,7 @@ class Watch:
 
 
 @asynccontextmanager
-async def open_hangups() -> "AsyncIterator[Hangups | None]":
+async def open_hangups() -> AsyncIterator[Hangups | None]:
     """Watch while the block lasts; None where the system has no way to.
 
     Cancellation: nobody is called back any more.

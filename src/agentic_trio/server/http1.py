@@ -5,13 +5,16 @@ two, so a head is cut out at its blank line first and llhttp judges exactly thos
 What llhttp tolerates and we don't is refused here.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import httptools
 
-from .limits import ConnectionLimits
+if TYPE_CHECKING:
+    from agentic_trio.server.limits import ConnectionLimits
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
 

@@ -1,5 +1,7 @@
 """What one client may cost: sizes in bytes, times in seconds."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 

@@ -1,33 +1,36 @@
 """Bind, accept, serve and shut down."""
 
+from __future__ import annotations
+
 import copy
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from ssl import SSLContext
 from typing import TYPE_CHECKING
 
 import trio
-from hypercorn.config import Config
 from hypercorn.utils import repr_socket_addr, wrap_app
 
+from agentic_trio.server.connection import HTTPConnection
+from agentic_trio.server.context import ServerContext
+from agentic_trio.server.hangups import open_hangups
+from agentic_trio.server.stock import BoundedTCPServer
 from agentic_trio.streams import DirectStream
 
-from .connection import HTTPConnection
-from .context import ServerContext
-from .hangups import open_hangups
-from .limits import ConnectionLimits
-from .stock import BoundedTCPServer
-
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from ssl import SSLContext
+
+    from hypercorn.config import Config
     from hypercorn.typing import AppWrapper, ASGIFramework
+
+    from agentic_trio.server.limits import ConnectionLimits
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 async def serve_asgi(
-    app: "ASGIFramework",
+    app: ASGIFramework,
     config: Config,
     *,
     limits: ConnectionLimits,
@@ -144,7 +147,7 @@ class BoundedListener(trio.abc.Listener[Stream]):
 class _Handler:
     """Serves one accepted connection, and keeps its bugs from the others."""
 
-    app: "AppWrapper"
+    app: AppWrapper
     config: Config
     context: ServerContext
     limits: ConnectionLimits

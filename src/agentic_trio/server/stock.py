@@ -3,14 +3,18 @@
 It serves TLS, HTTP/2 and WebSockets.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import trio
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 
-from .limits import ConnectionLimits
-from .streams import send_within
+from agentic_trio.server.streams import send_within
+
+if TYPE_CHECKING:
+    from agentic_trio.server.limits import ConnectionLimits
 
 
 class BoundedTCPServer(TCPServer):

@@ -1,5 +1,7 @@
 """Trio streams as the server uses them."""
 
+from __future__ import annotations
+
 import socket
 import struct
 from typing import Final
