@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agentic_trio.wire.dialect import JsonObject, encode, normal_part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,6 +152,15 @@ class OutputItem:
     def fits(self, type: str | None, index: int) -> bool:
         return type in (None, self.added["type"]) and self.upstream_index == index
 
+    def find_part(self, family: Family, index: int | None) -> int | None:
+        """Where the newest part is that fits what an event says of it."""
+        parts = self.parts[family.place]
+        for position in reversed(range(len(parts))):
+            part = parts[position]
+            if part.family is family and (index is None or part.upstream_index in (None, index)):
+                return position
+        return None
+
     @property
     def unusable(self) -> bool:
         """Whether it was cut off so early that no model can be asked to go on from it.
@@ -176,3 +188,32 @@ class OutputItem:
         if family is not None:
             item[family.member] = "".join(self.text)
         return item
+
+
+def find_item(
+    items: Sequence[OutputItem], type: str | None, id: str | None, index: int | None
+) -> OutputItem | None:
+    """The newest item that fits what an event says of it, or else an open one at its index."""
+    for item in reversed(items):
+        if (
+            type in (None, item.added["type"])
+            and (id is None or item.upstream_id in (None, id))
+            and (index is None or item.upstream_index in (None, index))
+        ):
+            return item
+    for item in reversed(items):
+        if index is not None and item.fits(type, index) and item.final is None:
+            return item
+    return None
+
+
+def find_final(items: Iterable[OutputItem], index: int, item: JsonObject) -> OutputItem | None:
+    """The streamed item that one of the final output is: by its id, or by where it stands."""
+    type, id = item.get("type"), item.get("id")
+    if not isinstance(type, str):
+        type = "message"
+    alike = [known for known in items if known.added["type"] == type]
+    by_id = [known for known in alike if id is not None and known.upstream_id == id]
+    at_index = [known for known in alike if known.upstream_index == index]
+    unnamed = [known for known in alike if known.upstream_id is None or id is None]
+    return next(iter([*by_id, *at_index, *unnamed]), None)
