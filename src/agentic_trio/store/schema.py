@@ -19,7 +19,7 @@ MEMORY = ":memory:"
 APPLICATION_ID = 1097290866
 """``AgTr``, in the file's header at offset 68: how our files are told from any other SQLite file."""
 
-MARK = "PRAGMA application_id = 1097290866"
+MARK = f"PRAGMA application_id = {APPLICATION_ID}"
 """Writes the mark. Repeated, it changes nothing but is a real write."""
 
 PAGE_SIZE = 8192
@@ -215,7 +215,7 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         ConfigError: it is another program's, newer, or can't be kept in WAL mode.
         sqlite3.Error: it can't be read or written.
     """
-    connection.execute("PRAGMA page_size = 8192")
+    connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
     version = _identify(connection, path)
     if version < VERSION:
         _migrate(connection, version)
