@@ -16,7 +16,7 @@ LAYERS = (
     ("config", "context", "errors", "minting", "nurseries", "streams"),
     ("wire",),
     ("store", "upstream"),
-    ("admission", "eventlog", "holds", "responses", "state", "turn", "turns", "unrecorded"),
+    ("admission", "attempts", "eventlog", "holds", "responses", "state", "turn", "turns", "unrecorded"),
     ("gateway",),
     ("web",),
     ("server",),

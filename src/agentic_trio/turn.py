@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentic_trio.attempts import Attempts
 from agentic_trio.errors import (
     GatewayError,
     InvalidRequest,
@@ -30,7 +31,7 @@ from agentic_trio.store.base import (
 )
 from agentic_trio.wire.accumulator import Accumulator
 from agentic_trio.wire.dialect import JsonObject, decode_object
-from agentic_trio.wire.items import InputItem, opened_calls, pair_calls, refuse_dangling, without_oldest
+from agentic_trio.wire.items import InputItem, opened_calls, pair_calls, refuse_dangling
 from agentic_trio.wire.requests import nothing_to_answer
 from agentic_trio.wire.response import Snapshot, with_output
 
@@ -51,12 +52,6 @@ logger = logging.getLogger("agentic_trio")
 LINGER = 1.0
 """Seconds that the upstream is given to end its body after the terminal event, so that its connection
 can be used again."""
-
-RETRIED = frozenset({429, 500, 502, 503, 504})
-"""The refusals that another try may get past."""
-
-FIRST_RETRY_DELAY = 0.25
-LONGEST_RETRY_DELAY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,35 +432,6 @@ class Turn:
             fingerprint=self.fingerprint,
             events=(*logged, *last) if self._announced and logged else (),
         )
-
-
-class Attempts:
-    """The tries of one upstream call, before anything was generated.
-
-    Attributes:
-        items: the context to try with: shorter each time that it was too long.
-    """
-
-    def __init__(self, items: Sequence[bytes], *, retries: int, truncates: bool) -> None:
-        self.items = items
-        self._retries = retries
-        self._truncates = truncates
-        self._delay = FIRST_RETRY_DELAY
-
-    async def after(self, error: UpstreamError) -> None:
-        """Make ready for another try, or raise the refusal."""
-        if error.code == "context_length_exceeded":
-            shorter = without_oldest(self.items) if self._truncates else []
-            if not shorter:
-                raise error
-            self.items = shorter
-            return
-        if self._retries <= 0 or error.status not in RETRIED:
-            raise error
-        self._retries -= 1
-        asked = error.headers.get("retry-after", "")
-        await trio.sleep(min(float(asked) if asked.isdecimal() else self._delay, LONGEST_RETRY_DELAY))
-        self._delay = min(2 * self._delay, LONGEST_RETRY_DELAY)
 
 
 class TurnEvents:
