@@ -37,6 +37,7 @@ class EventLog:
         self._max_bytes = max_bytes
         self._closed = False
         self._quiet = False
+        self._nudges = 0
         self._readers = trio.lowlevel.ParkingLot()
 
     def extend(self, events: Sequence[bytes]) -> None:
@@ -56,6 +57,7 @@ class EventLog:
         One clock serves all streams: a deadline for each wait of each reader would be a cost of every event.
         """
         if self._quiet:
+            self._nudges += 1
             self._readers.unpark_all()
         self._quiet = True
 
@@ -96,8 +98,10 @@ class EventLog:
 
         Cancellation: nothing is lost; read again from the same position.
         """
+        nudges = self._nudges
         events = self._from(position)
-        if not events and not self._closed:
+        # What wakes a reader that is ahead of the log isn't for it.
+        while not events and not self._closed and nudges == self._nudges:
             await self._readers.park()
             events = self._from(position)
         return events
