@@ -27,8 +27,18 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The largest whole answer that is taken into memory."""
 
 _PATHS = frozenset(
-    {"/v1/responses", "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
+    {
+        "/health",
+        "/v1/responses",
+        "/v1/models",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+    }
 )
+"""Paths whose URLs are kept once parsed: strangers choose the others."""
 
 KEEP_ALIVE_EXPIRY = 4.0
 """Seconds that an idle connection is used again. uvicorn, which vLLM runs on, closes it after five."""
