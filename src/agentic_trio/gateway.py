@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import trio
 
 from agentic_trio.admission import Admission
 from agentic_trio.context import RequestContext, bearer
-from agentic_trio.errors import ConfigError
+from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.holds import Holds
 from agentic_trio.minting import mint_id
 from agentic_trio.nurseries import open_inner_nursery
@@ -37,6 +38,9 @@ JsonObject = dict[str, Any]
 logger = logging.getLogger("agentic_trio")
 
 PRUNE_INTERVAL = 3600.0
+
+PROBE_AGE = 0.1
+"""Seconds for which what a probe has found is taken to be so."""
 
 KEY_WAIT = 30.0
 """Seconds that a repeated request waits while the first one with its key is being looked up."""
@@ -68,6 +72,9 @@ class Gateway:
         self.responses = Responses(services.store, services.unrecorded, self.turns)
         self.conversations = Conversations(services.store, services.holds, services.mint, services.now)
         self._services = services
+        self._probing = trio.Lock()
+        self._probed_until = -math.inf
+        self._trouble: str | None = None
 
     async def create_response(self, request: JsonObject) -> JsonObject:
         """Create a response, as ``POST /v1/responses`` does, and answer the Response object.
@@ -128,10 +135,29 @@ class Gateway:
         return RequestContext(authorization=bearer(self.config.openai_api_key))
 
     async def probe(self) -> None:
-        """Ask the model server and the store whether they work. Raises GatewayError."""
-        with StateErrors():
-            await self._services.store.probe()
-        await self.upstream.probe(self.own_context())
+        """Ask the model server and the store whether they work.
+
+        What was found stands for ``PROBE_AGE``, and one asks for all: anyone may want to know, and a write
+        to the disk and two requests with our key are what it takes.
+
+        Raises:
+            GatewayError: one of them does not.
+        """
+        async with self._probing:
+            if trio.current_time() >= self._probed_until:
+                self._trouble = await self._trouble_now()
+                self._probed_until = trio.current_time() + PROBE_AGE
+        if self._trouble is not None:
+            raise ServiceUnavailable(self._trouble)
+
+    async def _trouble_now(self) -> str | None:
+        try:
+            with StateErrors():
+                await self._services.store.probe()
+            await self.upstream.probe(self.own_context())
+        except GatewayError as error:
+            return error.message
+        return None
 
 
 @asynccontextmanager

@@ -69,7 +69,9 @@ class Responses:
                 raise _not_streamed()
             return turn.log
         ending = await self._told(owner, id)
-        if ending is not None and ending.events:
+        if ending is not None:
+            if not ending.events:
+                raise _not_streamed()
             return EventLog.of(ending.events)
         with StateErrors():
             events = await self._store.events(owner, id)

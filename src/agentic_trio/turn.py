@@ -320,21 +320,25 @@ class Turn:
     async def _announce(self, events: Sequence[bytes]) -> None:
         """Put the turn on disk, so that a crash can't make its id unknown; then let the id leave."""
         if self.call.store:
-            self._announcing = True
-            await self._services.store.announce(
-                Announcement(
-                    owner=self.owner,
-                    id=self.id,
-                    created_at=self._created_at,
-                    status=self._response.snapshot.status,
-                    base=self._history.base,
-                    conversation=self.call.conversation,
-                    input=self._stored_input(),
-                    open_calls=self._waiting_calls,
-                    body=self._response.snapshot.body(),
-                    fingerprint=self.fingerprint,
-                )
+            announcement = Announcement(
+                owner=self.owner,
+                id=self.id,
+                created_at=self._created_at,
+                status=self._response.snapshot.status,
+                base=self._history.base,
+                conversation=self.call.conversation,
+                input=self._stored_input(),
+                open_calls=self._waiting_calls,
+                body=self._response.snapshot.body(),
+                fingerprint=self.fingerprint,
             )
+            self._announcing = True
+            try:
+                await self._services.store.announce(announcement)
+            except Exception:
+                # A write that failed has left nothing; only one that was cancelled may be there.
+                self._announcing = False
+                raise
         self._announced = True
         self._log(events)
         self._head.set()

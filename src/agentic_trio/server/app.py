@@ -34,7 +34,7 @@ async def serve(
     """Serve a gateway on its configuration's ``host`` and ``port`` until told to stop.
 
     When the trigger returns, nothing more is accepted; requests have ``graceful_timeout`` to finish,
-    then their turns are ended, recorded, and their clients told.
+    then their turns are ended, recorded, and their clients told. The gateway takes no more turns afterwards.
 
     Args:
         gateway: an open one.

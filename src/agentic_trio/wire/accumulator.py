@@ -29,6 +29,7 @@ from agentic_trio.wire.dialect import (
 from agentic_trio.wire.ids import MintId, item_prefix
 from agentic_trio.wire.output import (
     DELTAS,
+    MAX_OUTPUT_ITEMS,
     Event,
     OutputItem,
     decode_event,
@@ -121,6 +122,8 @@ class Accumulator:
         output = answer.get("output")
         if not isinstance(output, list):
             raise UpstreamError("The model server sent something that is not a response.")
+        if len(output) > MAX_OUTPUT_ITEMS:
+            raise UpstreamError("The model server sent too many items.")
         for upstream_item in output:
             if isinstance(upstream_item, dict):
                 type = upstream_item.get("type")

@@ -66,6 +66,10 @@ PART_EVENTS = {
 }
 
 
+MAX_OUTPUT_ITEMS = 2000
+"""The items of one output. Each is looked for among the others, so that many would cost their square."""
+
+
 class Event(msgspec.Struct, gc=False):
     """The members of an event that decide what happens to it."""
 

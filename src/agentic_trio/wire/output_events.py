@@ -16,6 +16,7 @@ from agentic_trio.wire.output import (
     BY_ITEM,
     DONES,
     FAMILIES,
+    MAX_OUTPUT_ITEMS,
     PART_EVENTS,
     TEXT,
     Event,
@@ -158,6 +159,8 @@ class OutputEvents:
         return item if item is not None and item.final is None else None
 
     def _add(self, item: JsonObject, upstream_index: int | None, out: list[bytes]) -> OutputItem:
+        if len(self.items) >= MAX_OUTPUT_ITEMS:
+            raise UpstreamError("The model server sent too many items.")
         type = item.get("type")
         if not isinstance(type, str):
             type = item["type"] = "message"
