@@ -258,6 +258,8 @@ class Client:
     # ------------------------------------------------------------------ what it does
 
     async def run(self, requests: int) -> None:
+        if self.number == 0 and self.random.random() < 0.7:
+            await self._open_conversation()
         for _ in range(requests):
             await trio.sleep(self.random.choice((0.0, 0.0, 0.0, 0.3, 4.0)))
             await self._act()
@@ -266,9 +268,9 @@ class Client:
 
     async def _act(self) -> None:
         known, random = self.known, self.random
-        actions: list[tuple[int, Callable[[], Any]]] = [(10, self._create), (2, self._open_conversation)]
+        actions: list[tuple[int, Callable[[], Any]]] = [(10, self._create), (1, self._open_conversation)]
         if known.responses:
-            actions += [(3, self._get), (1, self._delete), (2, self._cancel), (1, self._input_items)]
+            actions += [(4, self._get), (1, self._delete), (2, self._cancel), (1, self._input_items)]
         if known.streamed:
             actions += [(3, self._resume)]
         if known.conversations:
@@ -309,10 +311,10 @@ class Client:
         if random.random() < 0.12 and "background" not in body:
             body["store"] = False
         where = random.random()
-        if where < 0.4 and known.responses:
+        if where < 0.3 and known.responses:
             body["previous_response_id"] = random.choice(known.responses[-4:])
-        elif where < 0.75 and known.conversations:
-            body["conversation"] = random.choice(known.conversations[-2:])
+        elif where < 0.8 and known.conversations:
+            body["conversation"] = random.choice(known.conversations[:2])
         if random.random() < 0.3:
             headers["x-on-disconnect"] = random.choice(("cancel", "finish"))
         if random.random() < 0.2:
@@ -323,9 +325,13 @@ class Client:
         await self._follow_up(request, body, headers)
 
     async def _follow_up(self, request: Request, body: Json, headers: dict[str, str]) -> None:
-        if request.whole or self.random.random() < 0.4:
-            return
         id = seen_id(request)
+        if id is not None and body.get("background") and body.get("store", True):
+            await self._poll(id)
+        if id is not None and body.get("stream") and request.whole and not tells_its_end(request):
+            await self._poll(id)
+        if self.random.random() < 0.4 or (request.whole and (request.status or 0) < 500):
+            return
         if "idempotency-key" in headers:
             await self.send("POST", "/v1/responses", body, headers, self._some_leave())
         elif id is not None and body.get("stream"):
@@ -333,6 +339,13 @@ class Client:
             await self.send("GET", f"/v1/responses/{id}?stream=true&starting_after={after}")
         elif id is not None:
             await self.send("GET", f"/v1/responses/{id}")
+
+    async def _poll(self, id: str) -> None:
+        for _ in range(self.random.randint(0, 4)):
+            await trio.sleep(self.random.choice((0.0, 0.0, 0.02, 0.5, 3.0)))
+            found = await self.send("GET", f"/v1/responses/{id}")
+            if found.ok and found.json["status"] not in ("queued", "in_progress"):
+                return
 
     async def _repeat(self) -> None:
         key, body, headers = self.random.choice(self.known.keyed[-3:])
@@ -378,13 +391,13 @@ class Client:
         await self.send("GET", f"/v1/responses/{id}?stream=true{after}", leave=self._some_leave())
 
     async def _add_items(self) -> None:
-        id, number = self.random.choice(self.known.conversations[-2:]), len(self.record.requests)
+        id, number = self.random.choice(self.known.conversations[:2]), len(self.record.requests)
         items = [{"role": "user", "content": f"c{number}i{n}"} for n in range(self.random.randint(1, 3))]
         target = f"/v1/conversations/{id}/items"
         await self.send("POST", target, {"items": items}, leave=self._some_leave())
 
     async def _list_items(self) -> None:
-        id = self.random.choice(self.known.conversations[-2:])
+        id = self.random.choice(self.known.conversations[:2])
         await self.send("GET", f"/v1/conversations/{id}/items?order=asc&limit=100")
 
     async def _delete_item(self) -> None:
@@ -400,6 +413,14 @@ def whole_events(content: bytes) -> list[bytes]:
     """The numbered events of a stream that came whole, as bytes; no comments, no ``[DONE]``."""
     blocks = content.split(b"\n\n")[:-1]
     return [block for block in blocks if block.startswith(b"event: ") and b'"sequence_number":' in block]
+
+
+def tells_its_end(request: Request) -> bool:
+    """Whether a stream has a terminal event."""
+    return any(f"event: response.{name}\n".encode() in request.content for name in TERMINAL)
+
+
+TERMINAL = ("completed", "incomplete", "failed")
 
 
 def event_data(event: bytes) -> bytes:

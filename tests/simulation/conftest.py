@@ -25,5 +25,5 @@ def seeds(request: pytest.FixtureRequest) -> Iterator[range]:
         yield range(first, first + (count or 1))
 
 
-QUICK = 300
+QUICK = 400
 """How many seeds are run each time that the tests are."""

@@ -26,6 +26,11 @@ ENDED = ("completed", "incomplete", "failed", "cancelled")
 PROMPT = 0.1
 """Virtual seconds in which the model server must be told that nobody wants its answer any more."""
 
+LONGEST_HANG = 90.0
+"""Virtual seconds for which one fault of the disk can be felt, by those that queue behind it."""
+
+TERMINAL = tuple(b"event: response.%b\n" % name for name in (b"completed", b"incomplete", b"failed"))
+
 EXPECTED_LOGS = (
     "the store failed",
     "turn %s could not be recorded",
@@ -70,6 +75,7 @@ class Judge:
         self.record = record
         self.violations: list[Violation] = []
         self.turns = 0
+        self._done: list[tuple[str, str, dict[int, bytes]]] = []
         everything = record.requests
         self.acts = everything[:looked_from]
         self.looks = everything[looked_from:] if looked_from is not None else []
@@ -154,14 +160,29 @@ class Judge:
             for call in self.calls_of.get(each.id, [])
         ]
 
+    def began(self, id: str) -> int:
+        """When a response was asked for first: its first request may have been left unanswered."""
+        request = self.made_by[id][0]
+        key = request.headers.get("idempotency-key")
+        if key is None:
+            return request.began
+        return min(each.began for each in self.creates if each.headers.get("idempotency-key") == key)
+
     def crashed(self, first: int, last: int | None) -> bool:
         return any(first <= tick and (last is None or tick <= last) for tick in self.record.crashes)
 
-    def stopped(self, last: int | None) -> bool:
+    def stopped(self, last: int | None = None) -> bool:
+        """Whether a machine was told to stop, as long as there was anything to do."""
+        last = self.record.healed if last is None else last
         return any(last is None or tick <= last for tick in self.record.stops)
 
     def store_failed(self, first: int = 0) -> bool:
-        return any(first <= tick for tick in self.record.store_faults)
+        return any(first <= tick for tick, _ in self.record.store_faults)
+
+    def store_failed_during(self, request: Request) -> bool:
+        """Whether the disk was in trouble while a request went on, or hung before and may still hang."""
+        last = request.ended_at or 0.0
+        return any(at <= last and at + LONGEST_HANG >= request.began_at for _, at in self.record.store_faults)
 
     # ------------------------------------------------------------------ the model server
 
@@ -268,16 +289,20 @@ class Judge:
 
     def _may_break(self, request: Request) -> bool:
         # Refused and reset connections around the end of a machine, and a reader that is too slow.
-        if request.intent.get("slow"):
+        if request.intent.get("slow") or self.crashed(0, request.ended):
             return True
-        ticks = [*self.record.crashes, *self.record.stops]
-        return any(tick <= (request.ended or 0) for tick in ticks)
+        # A stream that has begun is told its ending, before a machine stops.
+        begun = request.status == 200 and not self.store_failed_during(request)
+        return self.stopped(request.ended) and (not begun or request.relayed)
 
     def _justified(self, request: Request, error: Json) -> bool:
         status, code, message = request.status, error["code"], error["message"]
         body = request.body or {}
         if status is not None and status >= 500:
             return self._trouble(request)
+        if status == 408:
+            # A request whose first bytes came as its connection was closed for being idle.
+            return self.stopped(request.ended)
         if status == 429:
             refused = any(call.fault == "refuses" for call in self.siblings(request))
             return refused or code == "rate_limit_exceeded"
@@ -287,10 +312,13 @@ class Judge:
             return not self._surely_ended(body["previous_response_id"], request)
         if code == "conversation_locked":
             return self._may_be_locked(request)
-        if code == "idempotency_key_reused":
+        if code in ("idempotency_key_reused", "idempotency_key_in_use"):
             key = request.headers["idempotency-key"]
             others = [each for each in self.creates if each.headers.get("idempotency-key") == key]
-            return any(each.body != request.body and each.began < (request.ended or 0) for each in others)
+            earlier = [each for each in others if each is not request and each.began < (request.ended or 0)]
+            if code == "idempotency_key_in_use":
+                return any((each.ended or 0) >= request.began or not each.whole for each in earlier)
+            return any(each.body != request.body for each in earlier)
         if status == 404:
             return self._may_be_missing(request.path.split("/")[3:], request, body)
         id = request.path.split("/")[3] if request.path.count("/") > 2 else ""
@@ -305,9 +333,12 @@ class Judge:
 
     def _trouble(self, request: Request) -> bool:
         last = request.ended
-        if self.store_failed() or self.stopped(last):
+        if self.store_failed_during(request) or self.stopped(last):
             return True
         if any(call.fault for call in self.siblings(request)):
+            return True
+        # What is not stored belongs to the first who asks; one who repeats it meanwhile shares its end.
+        if "idempotency-key" in request.headers and not (request.body or {}).get("store", True):
             return True
         return bool(self.record.faults.get("model unreachable"))
 
@@ -332,7 +363,9 @@ class Judge:
     def _surely_ended(self, id: str, request: Request) -> bool:
         if self.store_failed():
             return False
-        return any(each.ended and (each.request.ended or 0) < request.began for each in self.sightings[id])
+        return any(
+            each.ended and (each.request.ended or 0) < request.began for each in self.sightings.get(id, [])
+        )
 
     def _may_be_locked(self, request: Request) -> bool:
         conversation = self._conversation_of(request)
@@ -358,7 +391,7 @@ class Judge:
         if self.store_failed():
             return True
         if id is not None and any(
-            each.ended and (each.request.ended or 0) < tick for each in self.sightings[id]
+            each.ended and (each.request.ended or 0) < tick for each in self.sightings.get(id, [])
         ):
             return False
         body = request.body or {}
@@ -407,7 +440,7 @@ class Judge:
 
     def _agree(self, id: str, final: Request, where: str) -> None:
         since = None
-        for sighting in self.sightings[id]:
+        for sighting in self.sightings.get(id, []):
             seen = f"{where} seen by req-{sighting.request.number}"
             if sighting.ended:
                 since = min(since or 1 << 60, sighting.request.ended or 0)
@@ -435,11 +468,10 @@ class Judge:
         self.require(cause, f"nothing is {status} without a cause", shown)
 
     def _failed(self, id: str, calls: list[Call]) -> bool:
-        request = self.made_by[id][0]
         return (
             any(call.fault for call in calls)
-            or self.crashed(request.began, None)
-            or self.store_failed(request.began)
+            or self.crashed(self.began(id), None)
+            or self.store_failed(self.began(id))
             or bool(self.record.faults.get("model unreachable"))
         )
 
@@ -450,8 +482,9 @@ class Judge:
         owned = not body.get("background") and "idempotency-key" not in requests[0].headers
         left = owned and any(each.left or each.broken for each in requests)
         left = left and requests[0].intent["policy"] == "cancel"
-        late = any((c.closed_at or 0.0) - c.opened_at >= self.turn_timeout - 1 for c in calls)
-        return (told and bool(body.get("background"))) or left or late or self.stopped(None)
+        since = min((call.opened_at for call in calls), default=0.0)
+        late = any((call.closed_at or 0.0) - since >= self.turn_timeout - 1 for call in calls)
+        return (told and bool(body.get("background"))) or left or late or self.stopped()
 
     def _given(self, id: str, where: str) -> None:
         """What the gateway says the model was given is what the model was given."""
@@ -469,6 +502,8 @@ class Judge:
             streamed = request.kind.startswith("text/event-stream") and not request.relayed
             if request.status == 200 and streamed:
                 self._stream(request, logs)
+        for where, id, log in self._done:
+            self.require(self._ends_well(id, log), "a whole stream tells its ending", where)
         for id, requests in self.made_by.items():
             replay = self.look_at[f"/v1/responses/{id}?stream=true"]
             if (requests[0].body or {}).get("stream") and replay.ok:
@@ -507,10 +542,10 @@ class Judge:
         if first == 0 and events:
             for rule in check_stream([json.loads(event_data(each)) for each in events]):
                 self.found("a stream is legal", f"{where}: {rule}")
-        if done and not self._ends_well(id, events, log):
-            self.found("a whole stream tells its ending", where)
+        if done:
+            self._done.append((where, id, log))
 
-    def _ends_well(self, id: str, events: list[bytes], log: dict[int, bytes]) -> bool:
+    def _ends_well(self, id: str, log: dict[int, bytes]) -> bool:
         last = log[max(log)] if log else b""
         if last.startswith(
             (b"event: response.completed", b"event: response.incomplete", b"event: response.fai")

@@ -54,6 +54,10 @@ class StoreFaults:
         self._record = record
         self._random = random
         self._chance = {True: writes, False: reads}
+        self.deadly = 0.0
+        """How likely a machine is killed while its disk hangs."""
+        self.kill: Callable[[float], None]
+        """Kills it so many seconds later."""
 
     def heal(self) -> None:
         self._chance = {True: 0.0, False: 0.0}
@@ -64,8 +68,12 @@ class StoreFaults:
             return "", 0.0
         kind = self._random.choice(("fails", "hangs before", "hangs after"))
         self._record.fault(f"store {'write' if write else 'read'} {kind}")
-        self._record.store_faults.append(self._record.tick)
-        return kind, self._random.choice((0.5, 5.0, 40.0))
+        self._record.store_faults.append((self._record.tick, self._record.now()))
+        seconds = self._random.choice((0.5, 5.0, 40.0))
+        if kind != "fails" and self._random.random() < self.deadly:
+            # Before it has done its work, or after its callers have given up on it.
+            self.kill(self._random.choice((0.0, 0.1, 12.0, 20.0)))
+        return kind, seconds
 
 
 class Machine:
@@ -109,6 +117,8 @@ class Machine:
         self._listener = Listener()
         self._ends: list[End] = []
         self._calls: trio.Nursery
+        self._tasks = 0
+        self._opener: trio.CapacityLimiter | None = None
         self._writer: trio.CapacityLimiter | None = None
         self._uri = f"file:/simulation-{next(_numbers)}?vfs=memdb"
         self._keeper = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
@@ -157,6 +167,7 @@ class Machine:
             self.gateway = await stack.enter_async_context(open_gateway_over(self.services))
             _listeners[f"{self.config.host}:{self.config.port}"] = self._listener
             self._writer = store.writer._limiter
+            self._tasks = len(self.gateway.turns._service.child_tasks)
             self._note(f"machine {self.number} is up")
             self.up.set()
             try:
@@ -172,7 +183,8 @@ class Machine:
         async with limiter:
             write = limiter is self._writer
             kind, seconds = "", 0.0
-            if self._writer is not None and not self.dead:
+            self._opener = self._opener or limiter
+            if self._writer is not None and not self.dead and limiter is not self._opener:
                 kind, seconds = self.faults.next(write=write)
             with trio.CancelScope(shield=True):
                 await self._pause(seconds if kind == "hangs before" else 0.0)
@@ -230,7 +242,7 @@ class Machine:
             "keys": len(gateway.keys._holds),
             "admitted": gateway.admission._admitted,
             "unrecorded": len(services.unrecorded._endings),
-            "tasks": len(gateway.turns._service.child_tasks) - 2,
+            "tasks": len(gateway.turns._service.child_tasks) - self._tasks,
         }
 
     def tables(self) -> dict[str, list[bytes]]:

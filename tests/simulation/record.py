@@ -99,10 +99,12 @@ class Record:
         self.requests: list[Request] = []
         self.calls: list[Call] = []
         self.faults: dict[str, int] = {}
-        self.store_faults: list[int] = []
+        self.store_faults: list[tuple[int, float]] = []
+        """Tick and time of each."""
         self.crashes: list[int] = []
         self.stops: list[int] = []
-        self.stopped: list[int] = []
+        self.healed: int | None = None
+        """From which tick on nothing fails any more."""
         self.at_tick: dict[int, Any] = {}
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -181,11 +181,11 @@ class Hangups:
 
     async def run(self) -> None:
         while True:
-            await self._lot.park()
             while self._gone:
                 call = self._calls.get(self._gone.pop(0))
                 if call is not None:
                     call()
+            await self._lot.park()
 
 
 @asynccontextmanager
@@ -220,6 +220,10 @@ class Listener(trio.abc.Listener[End]):
         return await self._receive.receive()
 
     async def aclose(self) -> None:
+        """What was not accepted is reset."""
+        with suppress(trio.WouldBlock, trio.ClosedResourceError):
+            while True:
+                self._receive.receive_nowait().reset()
         self._receive.close()
         self._send.close()
         await trio.lowlevel.checkpoint()
