@@ -26,9 +26,3 @@ def database(tmp_path: Path) -> Path:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if ledger.faults:
         terminalreporter.write_line(f"fault injection: {ledger}")
-
-
-@pytest.fixture(autouse=True)
-def fresh_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``/ready`` answers here is as it is now: nothing waits for the age of an earlier probe."""
-    monkeypatch.setattr("agentic_trio.gateway.PROBE_AGE", 0)

@@ -22,7 +22,17 @@ from tests.web.harness import MODEL, open_world, said
 from .client import open_at_event
 from .ledger import LONG, ledger
 from .processes import Died
-from .world import PLAIN, assert_intact, ended, get, open_file_world, recorded_as, status_on_disk, streamed
+from .world import (
+    PLAIN,
+    assert_intact,
+    ended,
+    get,
+    open_file_world,
+    recorded_as,
+    status_on_disk,
+    streamed,
+    until_ready,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -116,11 +126,11 @@ async def test_what_changes_state_is_a_503_while_the_store_can_not_write(
                 check_error(503, answer.content, code="service_unavailable")
                 assert str(database) not in answer.text
             if name != "full":
-                assert (await world.client.get("/ready")).status_code == 503
+                await until_ready(world.client, 503)
             # What is there can be read all the while, and what isn't stored is served.
             ledger.check(json.loads(await get(world.client, kept["id"])) == kept, kept)
             assert (await world.post("/v1/responses", streamed(store=False))).status_code == 200
-        assert (await world.client.get("/ready")).status_code == 200
+        await until_ready(world.client, 200)
         assert await world.items(f"/v1/conversations/{conversation}/items") == []
         await world.create(LONG_TEXT, conversation=conversation, previous_response_id=None)
 

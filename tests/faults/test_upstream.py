@@ -25,6 +25,7 @@ from .world import (
     open_file_world,
     status_on_disk,
     streamed,
+    until_ready,
 )
 
 if TYPE_CHECKING:
@@ -301,10 +302,10 @@ async def test_a_model_server_that_dies_and_comes_back_is_used_again(database: P
             ledger.fault()
         [answer] = answers
         await check_cut(world, kind, answer, body)
-        assert (await world.client.get("/ready")).status_code == 503
+        await until_ready(world.client, 503)
         assert (await world.refused())[0] == 502
         async with revived(world.upstream):
-            assert (await world.client.get("/ready")).status_code == 200
+            await until_ready(world.client, 200)
             await world.create(conversation=await world.converse())
 
 

@@ -66,6 +66,13 @@ async def recorded_as(database: Path, id: str, status: str) -> None:
             await trio.sleep(0.02)
 
 
+async def until_ready(client: httpx.AsyncClient, status: int) -> None:
+    """Ask until the gateway answers so: what it has found stands for a moment."""
+    with trio.fail_after(PATIENCE):
+        while (await client.get("/ready")).status_code != status:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
 async def get(client: httpx.AsyncClient, id: str) -> bytes:
     answer = await client.get(f"/v1/responses/{id}")
     assert answer.status_code == 200, answer.text
