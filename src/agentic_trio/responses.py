@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.eventlog import EventLog
 from agentic_trio.state import StateErrors, StorageErrors, page_body
-from agentic_trio.store.base import Missing
+from agentic_trio.store.base import Missing, NotEnded
 from agentic_trio.turns import check_repeat
 from agentic_trio.wire.conversations import deleted_body, list_body
 from agentic_trio.wire.dialect import decode_object
@@ -96,6 +96,9 @@ class Responses:
     async def delete(self, owner: str, id: str) -> bytes:
         """Forget a response; those that continue it are untouched."""
         with StateErrors():
+            if self._turns.find(owner, id) is not None:
+                # Its ending may be on its way to the disk, and be there before this would be.
+                raise NotEnded(id)
             await self._unrecorded.settle(owner, id)
             await self._store.delete_response(owner, id)
         return deleted_body(id, "response")
