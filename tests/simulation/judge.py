@@ -450,9 +450,10 @@ class Judge:
                 self.found("an ending stays", f"{seen}: {sighting.status}")
 
     def _may_forget(self, sighting: Sighting, final: Request) -> bool:
-        """A disk that refuses an ending, then a crash: the turn has failed, for another reason."""
+        """A disk that refuses an ending, then a crash or a stop that can't wait for the disk: the turn has
+        failed, for another reason."""
         both = sighting.status == "failed" == final.json["status"]
-        return both and self.store_failed() and bool(self.record.crashes)
+        return both and self.store_failed() and (bool(self.record.crashes) or self.stopped())
 
     def _truth(self, id: str, response: Json, where: str) -> None:
         status, calls = response["status"], self.calls_for(id)

@@ -92,7 +92,7 @@ class ModelServer:
         try:
             while True:
                 found = await self._request(end, buffer)
-                if found is None:
+                if found is None or end.is_over:
                     return
                 if not await self._answer(end, machine, *found):
                     return

@@ -72,6 +72,11 @@ class End(trio.abc.HalfCloseableStream):
     def setsockopt(self, *options: object) -> None:
         pass
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the other end has closed."""
+        return self._in.ended
+
     def is_readable(self) -> bool:
         return bool(self._in.data) or self._in.ended
 
