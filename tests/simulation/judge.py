@@ -160,13 +160,13 @@ class Judge:
             for call in self.calls_of.get(each.id, [])
         ]
 
-    def began(self, id: str) -> int:
-        """When a response was asked for first: its first request may have been left unanswered."""
+    def origin(self, id: str) -> Request:
+        """The request that asked for a response first: it may have been left unanswered."""
         request = self.made_by[id][0]
         key = request.headers.get("idempotency-key")
         if key is None:
-            return request.began
-        return min(each.began for each in self.creates if each.headers.get("idempotency-key") == key)
+            return request
+        return next(each for each in self.creates if each.headers.get("idempotency-key") == key)
 
     def crashed(self, first: int, last: int | None) -> bool:
         return any(first <= tick and (last is None or tick <= last) for tick in self.record.crashes)
@@ -471,8 +471,8 @@ class Judge:
     def _failed(self, id: str, calls: list[Call]) -> bool:
         return (
             any(call.fault for call in calls)
-            or self.crashed(self.began(id), None)
-            or self.store_failed(self.began(id))
+            or self.crashed(self.origin(id).began, None)
+            or self.store_failed(self.origin(id).began)
             or bool(self.record.faults.get("model unreachable"))
         )
 
@@ -483,7 +483,7 @@ class Judge:
         owned = not body.get("background") and "idempotency-key" not in requests[0].headers
         left = owned and any(each.left or each.broken for each in requests)
         left = left and requests[0].intent["policy"] == "cancel"
-        since = min((call.opened_at for call in calls), default=0.0)
+        since = self.origin(id).began_at
         late = any((call.closed_at or 0.0) - since >= self.turn_timeout - 1 for call in calls)
         return (told and bool(body.get("background"))) or left or late or self.stopped()
 
