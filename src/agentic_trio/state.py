@@ -56,9 +56,9 @@ class Conversations:
         metadata, items = parse_conversation(body, self._mint)
         conversation = Conversation(self._mint("conv"), int(self._now()), metadata)
         with StateErrors():
-            linked = await self._linked(owner, items)
+            linked = await linked_items(self._store, owner, items, conversation=None, param="items")
             opened, _ = call_effect(linked)
-            await self._store.create_conversation(owner, conversation, _stored(linked), opened)
+            await self._store.create_conversation(owner, conversation, stored_items(linked), opened)
         return _conversation(conversation)
 
     async def read(self, owner: str, id: str) -> bytes:
@@ -97,11 +97,8 @@ class Conversations:
         with StateErrors():
             await self._store.conversation(owner, id)
             async with self._holds.hold(owner, id):
-                names = [item.id for item in items if item.named]
-                if names and await self._store.in_conversation(owner, id, names):
-                    raise item_already_in_conversation("items")
-                linked = await self._linked(owner, items)
-                stored = _stored(linked)
+                linked = await linked_items(self._store, owner, items, conversation=id, param="items")
+                stored = stored_items(linked)
                 await self._store.add_items(owner, id, stored, *call_effect(linked))
         return list_body([(item.id, item.data) for item in stored], has_more=False)
 
@@ -111,11 +108,31 @@ class Conversations:
             async with self._holds.hold(owner, id):
                 return _conversation(await self._store.delete_item(owner, id, item, removal_effect))
 
-    async def _linked(self, owner: str, items: Sequence[InputItem]) -> list[InputItem]:
-        """Items as a conversation takes them: the content stored under an id that we issued wins."""
-        named = [item.id for item in items if item.named]
-        found = await self._store.find_items(owner, named) if named else {}
-        return [resolved(item, found) if item.named else item for item in items]
+
+async def linked_items(
+    store: Store, owner: str, items: Sequence[InputItem], *, conversation: str | None, param: str
+) -> list[InputItem]:
+    """Items as a conversation takes them: the content stored under an id that we issued wins.
+
+    Args:
+        store: where they are looked up.
+        owner: whose they are.
+        items: as the request has them.
+        conversation: the one that they are added to; None if it is only being made.
+        param: the request's member that holds them.
+
+    Raises:
+        InvalidRequest: one of them is in the conversation already.
+        NotFound: a reference refers to nothing.
+        Missing: the conversation is gone.
+    """
+    named = [item.id for item in items if item.named]
+    if not named:
+        return list(items)
+    if conversation is not None and await store.in_conversation(owner, conversation, named):
+        raise item_already_in_conversation(param)
+    found = await store.find_items(owner, named)
+    return [resolved(item, found) if item.named else item for item in items]
 
 
 def resolved(item: InputItem, found: Mapping[str, bytes]) -> InputItem:
@@ -194,7 +211,8 @@ def _missing(missing: Missing, query: PageQuery | None) -> GatewayError:
     return NotFound(_NOT_FOUND[missing.kind].format(missing.id))
 
 
-def _stored(items: Sequence[InputItem]) -> list[Item]:
+def stored_items(items: Sequence[InputItem]) -> list[Item]:
+    """Items as the store takes them."""
     return [Item(item.id, item.data, issued=not item.named) for item in items]
 
 

@@ -13,13 +13,12 @@ from agentic_trio.attempts import Attempts
 from agentic_trio.errors import (
     GatewayError,
     InvalidRequest,
-    NotFound,
     ServiceUnavailable,
     TurnTimeout,
     UpstreamError,
 )
 from agentic_trio.eventlog import EventLog
-from agentic_trio.state import StateErrors, item_already_in_conversation, resolved
+from agentic_trio.state import StateErrors, linked_items, resolved, stored_items
 from agentic_trio.store.base import (
     Announcement,
     Ending,
@@ -280,10 +279,16 @@ class Turn:
             if call.previous_response_id is not None:
                 await self._services.unrecorded.settle(self.owner, call.previous_response_id)
             return await store.history(
-                self._context.owner, response=call.previous_response_id, conversation=call.conversation
+                self.owner, response=call.previous_response_id, conversation=call.conversation
             )
         except Missing as missing:
-            raise _not_found(missing) from None
+            if missing.kind != "response":
+                raise
+            raise InvalidRequest(
+                f"Previous response with id '{missing.id}' not found.",
+                code="previous_response_not_found",
+                param="previous_response_id",
+            ) from None
         except HistoryTooLarge:
             raise InvalidRequest(
                 "The history is larger than any model's context.",
@@ -303,19 +308,14 @@ class Turn:
         To a conversation every id that we issued is a reference. Elsewhere only an ``item_reference`` is:
         an item that is replayed there goes to the model as it was sent.
         """
-        store, owner = self._services.store, self._context.owner
-        ids = [item.id for item in items if item.named]
-        linked = self.call.conversation is not None
-        if ids and self.call.conversation is not None:
-            present = await store.in_conversation(owner, self.call.conversation, ids)
-            if present:
-                raise item_already_in_conversation("input")
-        if not linked:
-            ids = [item.id for item in items if item.type == "item_reference"]
-        if not ids:
+        store, conversation = self._services.store, self.call.conversation
+        if conversation is not None:
+            return await linked_items(store, self.owner, items, conversation=conversation, param="input")
+        references = [item.id for item in items if item.type == "item_reference"]
+        if not references:
             return list(items)
-        found = await store.find_items(owner, ids)
-        return [resolved(item, found) if linked or item.type == "item_reference" else item for item in items]
+        found = await store.find_items(self.owner, references)
+        return [resolved(item, found) if item.type == "item_reference" else item for item in items]
 
     async def _announce(self, events: Sequence[bytes]) -> None:
         """Put the turn on disk, so that a crash can't make its id unknown; then let the id leave."""
@@ -327,7 +327,7 @@ class Turn:
                 status=self._response.snapshot.status,
                 base=self._history.base,
                 conversation=self.call.conversation,
-                input=self._stored_input(),
+                input=stored_items(self._input),
                 open_calls=self._waiting_calls,
                 body=self._response.snapshot.body(),
                 fingerprint=self.fingerprint,
@@ -342,9 +342,6 @@ class Turn:
         self._announced = True
         self._log(events)
         self._head.set()
-
-    def _stored_input(self) -> list[Item]:
-        return [Item(item.id, item.data, issued=not item.named) for item in self._input]
 
     def _cancelled(self, reason: GatewayError | None) -> None:
         # What the upstream has finished stays finished, whoever left meanwhile.
@@ -428,7 +425,7 @@ class Turn:
             status=response.snapshot.status,
             base=self._history.base,
             conversation=self.call.conversation,
-            input=self._stored_input(),
+            input=stored_items(self._input),
             output=[Item(item.id, item.data, partial=item.unusable) for item in response.items],
             open_calls=self._waiting_calls
             | opened_calls(item.final or {} for item in response.items if not item.unusable),
@@ -464,13 +461,3 @@ class TurnEvents:
 
 def _bug() -> GatewayError:
     return GatewayError("The gateway failed.", code="internal_error")
-
-
-def _not_found(missing: Missing) -> InvalidRequest:
-    if missing.kind == "conversation":
-        return NotFound(f"Conversation with id '{missing.id}' not found.")
-    return InvalidRequest(
-        f"Previous response with id '{missing.id}' not found.",
-        code="previous_response_not_found",
-        param="previous_response_id",
-    )

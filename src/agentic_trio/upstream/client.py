@@ -208,8 +208,7 @@ class _Call:
         traceback: TracebackType | None,
     ) -> None:
         await self._stream.aclose()
-        if isinstance(error, httpx.HTTPError):
-            raise _upstream_error(error) from error
+        _raise_ours(error)
 
 
 class UpstreamErrors:
@@ -224,8 +223,12 @@ class UpstreamErrors:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, httpx.HTTPError):
-            raise _upstream_error(error) from error
+        _raise_ours(error)
+
+
+def _raise_ours(error: BaseException | None) -> None:
+    if isinstance(error, httpx.HTTPError):
+        raise _upstream_error(error) from error
 
 
 def _upstream_error(error: httpx.HTTPError) -> UpstreamError:

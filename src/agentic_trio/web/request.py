@@ -264,7 +264,7 @@ def request_too_large(gateway: Gateway) -> RequestTooLarge:
 
 def json_response(body: bytes, status: int = 200) -> Response:
     """An answer of JSON text."""
-    return Response(body, status, content_type="application/json")
+    return json_reply(body, status).response()
 
 
 def require_list_endpoints() -> None:

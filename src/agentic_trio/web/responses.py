@@ -22,6 +22,7 @@ from agentic_trio.web.relay import relay
 from agentic_trio.web.reply import Reply, json_reply
 from agentic_trio.web.request import json_response, require_list_endpoints, this_gateway, this_request
 from agentic_trio.wire import checks, sse
+from agentic_trio.wire.dialect import encode
 from agentic_trio.wire.requests import route
 
 if TYPE_CHECKING:
@@ -39,9 +40,10 @@ STREAM_HEADERS = (
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
+_fell_behind = FellBehind()
+
 FELL_BEHIND = sse.encode(
-    "error",
-    b'{"type":"error","code":"stream_fell_behind","message":"The stream was read too slowly."}',
+    "error", encode({"type": "error", "code": _fell_behind.code, "message": _fell_behind.message})
 )
 """The last that a reader gets whose place in the log is gone. It has no number: it isn't the turn's."""
 
