@@ -83,8 +83,6 @@ def parse_input(value: Any, mint: MintId, *, strict: bool = False) -> list[Input
     """
     if isinstance(value, str):
         return [_message({"role": "user", "content": value}, "input[0]", mint)] if value else []
-    if not isinstance(value, list):
-        raise checks.invalid_type("input", "one of a string or array of input items", value)
     checks.array(value, "input", MAX_INPUT_ITEMS, "one of a string or array of input items")
     return parse_items(value, "input", mint, strict=strict)
 

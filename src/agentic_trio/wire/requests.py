@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -327,18 +326,10 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
     if strict:
         _refuse_unknown(members)
     items = parse_input(decode_value(members["input"]), mint, strict=strict) if "input" in members else []
-    for name in HOSTED_FIELDS & members.keys():
-        raise InvalidRequest(
-            f"Unsupported parameter: '{name}' is not supported by this server.",
-            code="unsupported_parameter",
-            param=name,
-        )
-    value = partial(check_member, members=members)
-    for name in FIELDS:
-        if name in members:
-            value(name)
-    stored = value("store") is not False
-    background = value("background") or False
+    _refuse_hosted(members)
+    values = {name: check_member(name, members) for name in FIELDS if name in members}
+    stored = values.get("store") is not False
+    background = values.get("background", False)
     if background and not stored:
         # Nobody could ever read it: the answer to a background request comes by its id alone.
         raise InvalidRequest(
@@ -346,8 +337,8 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
             code="invalid_value",
             param="background",
         )
-    conversation = conversation_id(members)
-    previous = value("previous_response_id")
+    conversation = conversation_id(members, values.get("conversation_id"))
+    previous = values.get("previous_response_id")
     if previous is not None and "conversation" in members:
         raise InvalidRequest(
             "Mutually exclusive parameters: ''. Ensure you are only providing one of: "
@@ -361,9 +352,9 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
         input=items,
         model=model,
         store=stored,
-        stream=value("stream") or False,
+        stream=values.get("stream", False),
         background=background,
-        truncates=value("truncation") == "auto",
+        truncates=values.get("truncation") == "auto",
         previous_response_id=previous,
         conversation=conversation,
     )
@@ -374,6 +365,16 @@ def _refuse_unknown(members: Members) -> None:
         if name not in KNOWN_FIELDS:
             near = difflib.get_close_matches(name, KNOWN_FIELDS, n=1, cutoff=0.7)
             raise checks.unknown_parameter(name, f" Did you mean '{near[0]}'?" if near else "")
+
+
+def _refuse_hosted(members: Members) -> None:
+    for name in members:
+        if name in HOSTED_FIELDS:
+            raise InvalidRequest(
+                f"Unsupported parameter: '{name}' is not supported by this server.",
+                code="unsupported_parameter",
+                param=name,
+            )
 
 
 def nothing_to_answer() -> InvalidRequest:
@@ -405,8 +406,12 @@ def _no_input(members: Members) -> InvalidRequest:
     return checks.missing("input")
 
 
-def conversation_id(members: Members) -> str | None:
+def conversation_id(members: Members, alias: str | None) -> str | None:
     """The conversation that a request names, by ``conversation`` (an id or ``{"id"}``) or by its alias.
+
+    Args:
+        members: the request's.
+        alias: what its ``conversation_id`` says.
 
     Raises:
         InvalidRequest: neither form, or both members with different ids.
@@ -420,7 +425,6 @@ def conversation_id(members: Members) -> str | None:
         if not isinstance(given, str):
             raise checks.invalid_type("conversation", "one of a conversation ID or object", given)
         id = given
-    alias: str | None = check_member("conversation_id", members)
     if id is not None and alias is not None and id != alias:
         raise InvalidRequest(
             "'conversation' and 'conversation_id' name different conversations.",
