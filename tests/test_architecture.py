@@ -13,7 +13,7 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "minting", "nurseries", "streams"),
+    ("config", "context", "errors", "minting", "nurseries", "deadlines", "streams"),
     ("wire",),
     ("store", "upstream"),
     ("admission", "attempts", "eventlog", "holds", "responses", "state", "turn", "turns", "unrecorded"),

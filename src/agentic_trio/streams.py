@@ -6,9 +6,14 @@ busy path each of a request's handful of calls would cost as much as parsing its
 
 from __future__ import annotations
 
+import math
 import os
+from typing import TYPE_CHECKING
 
 import trio
+
+if TYPE_CHECKING:
+    from agentic_trio.deadlines import Deadlines
 
 READS_BEFORE_YIELD = 8
 """Reads in a row that find bytes waiting, before other tasks get their turn."""
@@ -20,19 +25,26 @@ class DirectStream(trio.abc.HalfCloseableStream):
     One task may read while another writes. A call that needn't wait is no checkpoint, but for each
     ``READS_BEFORE_YIELD``-th read; each call notices that it has been cancelled.
 
+    Attributes:
+        interrupted: the last wait for bytes was ended by ``interrupt``, or is about to be.
+
     Args:
         stream: owns the socket, and closes it.
+        deadlines: end the waits that are bounded.
     """
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, deadlines: Deadlines) -> None:
         self._stream = stream
         self.socket = stream.socket
+        self._deadlines = deadlines
         self._reads = 0
+        self.interrupted = False
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    async def receive_some(self, max_bytes: int | None = None, within: float = math.inf) -> bytes:
         """Read what is there, waiting for the first byte; empty at the end.
 
         Raises:
+            trio.TooSlowError: nothing came ``within`` so many seconds, or the wait was interrupted.
             trio.BrokenResourceError: the connection broke.
             trio.ClosedResourceError: this side closed it.
 
@@ -48,9 +60,27 @@ class DirectStream(trio.abc.HalfCloseableStream):
                 return os.read(self._descriptor(), max_bytes or 65536)
             except BlockingIOError:
                 self._reads = 0
-                await trio.lowlevel.wait_readable(self.socket)
+                await self._wait_readable(within)
             except OSError as error:
                 raise trio.BrokenResourceError(str(error)) from error
+
+    async def _wait_readable(self, seconds: float) -> None:
+        self.interrupted = False
+        self._deadlines.set(self, trio.current_time() + seconds)
+        try:
+            await trio.lowlevel.wait_readable(self.socket)
+        except trio.ClosedResourceError:
+            if not self.interrupted:
+                raise
+        finally:
+            self._deadlines.clear(self)
+        if self.interrupted:
+            raise trio.TooSlowError
+
+    def interrupt(self) -> None:
+        """End a wait for bytes as if its time were over. Without one, it does nothing."""
+        self.interrupted = True
+        trio.lowlevel.notify_closing(self.socket)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write all of it.
@@ -106,6 +136,6 @@ class DirectStream(trio.abc.HalfCloseableStream):
         self._stream.setsockopt(level, option, value)
 
 
-async def open_direct_stream(host: str, port: int) -> DirectStream:
+async def open_direct_stream(host: str, port: int, *, deadlines: Deadlines) -> DirectStream:
     """Connect to a TCP port. Raises OSError. Cancellation: nothing is left open."""
-    return DirectStream(await trio.open_tcp_stream(host, port))
+    return DirectStream(await trio.open_tcp_stream(host, port), deadlines)

@@ -307,7 +307,7 @@ def network_in_memory(*, hangups: bool) -> Iterator[None]:
     """Let servers listen in memory. ``hangups``: the system says when a client closes, without a read."""
     with (
         # What the server puts around a socket, and asks epoll for.
-        patch.object(server_serve, "DirectStream", lambda stream: stream, create=True),
+        patch.object(server_serve, "DirectStream", lambda stream, deadlines: stream, create=True),
         patch.object(server_serve, "open_hangups", open_hangups if hangups else no_hangups, create=True),
         patch.object(server_serve, "_open_listeners", _open_listeners),
         patch.object(server_app, "create_app", take_app),

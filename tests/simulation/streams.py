@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import socket
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ class End(trio.abc.HalfCloseableStream):
         self._random = random
         self._number = next(_numbers)
         self.closed = False
+        self.interrupted = False
+        self._waiting = trio.CancelScope()
         self.on_close: Callable[[], None] = _nothing
         self.on_gone: Callable[[], None] = _nothing
 
@@ -99,7 +102,17 @@ class End(trio.abc.HalfCloseableStream):
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    async def receive_some(self, max_bytes: int | None = None, within: float = math.inf) -> bytes:
+        self.interrupted = False
+        with trio.CancelScope(deadline=trio.current_time() + within) as self._waiting:
+            return await self._receive_some(max_bytes)
+        raise trio.TooSlowError
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+        self._waiting.cancel()
+
+    async def _receive_some(self, max_bytes: int | None) -> bytes:
         await trio.lowlevel.checkpoint()
         while not self._in.data and not self._in.ended:
             if self.closed:

@@ -45,7 +45,7 @@ class HTTPConnection:
         config: Config,
         context: ServerContext,
         state: dict[str, Any],
-        stream: trio.SocketStream | DirectStream,
+        stream: DirectStream,
         *,
         limits: ConnectionLimits,
     ) -> None:
@@ -103,32 +103,35 @@ class HTTPConnection:
 
     async def _next_head(self) -> tuple[RequestHead, bytes] | None:
         found = self._heads.read(self.buffer) if self.buffer else None
-        if found is not None:
-            return found
-        if self.context.shutting_down and not self.buffer:
-            return None
-        idle_for = self.limits.header_timeout if self.buffer else self.config.keep_alive_timeout
-        with trio.CancelScope(deadline=trio.current_time() + idle_for) as scope:
-            try:
-                return await self._read_head(scope)
-            finally:
-                self.context.idle.pop(scope, None)
-        if self.buffer:
-            raise RequestRefused(408, "The request headers didn't arrive in time.")
-        return None
-
-    async def _read_head(self, scope: trio.CancelScope) -> tuple[RequestHead, bytes] | None:
-        if not self.buffer:
-            self.context.idle[scope] = None
-        while data := await self.stream.receive_some(MAX_READ):
-            self.buffer += data
+        if found is None and not self.buffer:
+            if not await self._await_request():
+                return None
             found = self._heads.read(self.buffer)
-            if found is not None:
-                return found
-            if scope in self.context.idle:
-                del self.context.idle[scope]
-                scope.deadline = trio.current_time() + self.limits.header_timeout
-        return None
+        return found or await self._rest_of_head()
+
+    async def _await_request(self) -> bool:
+        """Wait for the first bytes of a request; whether there are any."""
+        context = self.context
+        if context.shutting_down:
+            return False
+        context.idle[self.stream] = None
+        try:
+            self.buffer += await self.stream.receive_some(MAX_READ, self.config.keep_alive_timeout)
+        except trio.TooSlowError:
+            return False
+        finally:
+            del context.idle[self.stream]
+        return bool(self.buffer)
+
+    async def _rest_of_head(self) -> tuple[RequestHead, bytes] | None:
+        with trio.move_on_after(self.limits.header_timeout):
+            while data := await self.stream.receive_some(MAX_READ):
+                self.buffer += data
+                found = self._heads.read(self.buffer)
+                if found is not None:
+                    return found
+            return None
+        raise RequestRefused(408, "The request headers didn't arrive in time.")
 
     async def _after(self, exchange: Exchange) -> bool:
         if exchange.finished:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from hypercorn.trio.worker_context import WorkerContext
 
 if TYPE_CHECKING:
-    import trio
     from hypercorn.config import Config
 
     from agentic_trio.server.hangups import Hangups
+    from agentic_trio.streams import DirectStream
 
 
 class ServerContext(WorkerContext):
     """hypercorn's context, with what makes room for new connections and for a shutdown.
 
     Attributes:
-        idle: The scopes of connections that wait for a request, longest first.
+        idle: The streams of connections that wait for a request, longest first.
         hangups: Tells requests that their client has left; None where the system can't.
         crowded: A new connection waits for one of the busy ones to end; none is kept alive.
     """
@@ -27,7 +27,7 @@ class ServerContext(WorkerContext):
         super().__init__(config.max_requests)
         self.crowded = False
         self.hangups: Hangups | None = None
-        self.idle: dict[trio.CancelScope, None] = {}
+        self.idle: dict[DirectStream, None] = {}
         self._config = config
         self._headers = b""
         self._headers_second = -1
@@ -42,14 +42,14 @@ class ServerContext(WorkerContext):
         Cancellation: has no checkpoint.
         """
         await self.terminated.set()
-        for scope in self.idle:
-            scope.cancel()
+        for stream in self.idle:
+            stream.interrupt()
 
     def close_longest_idle(self) -> bool:
         """Close the connection that has waited longest for its next request; whether any does."""
-        for scope in self.idle:
-            if not scope.cancel_called:
-                scope.cancel()
+        for stream in self.idle:
+            if not stream.interrupted:
+                stream.interrupt()
                 return True
         return False
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 from hypercorn.utils import repr_socket_addr, wrap_app
 
+from agentic_trio.deadlines import open_deadlines
 from agentic_trio.server.connection import HTTPConnection
 from agentic_trio.server.context import ServerContext
 from agentic_trio.server.hangups import open_hangups
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hypercorn.config import Config
     from hypercorn.typing import AppWrapper, ASGIFramework
 
+    from agentic_trio.deadlines import Deadlines
     from agentic_trio.server.limits import ConnectionLimits
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -61,8 +63,13 @@ async def serve_asgi(
     context = ServerContext(config)
     listeners, urls = _open_listeners(config)
     slots = trio.Semaphore(limits.max_connections)
-    handler = _Handler(wrap_app(app, config.wsgi_max_body_size, "asgi"), config, context, limits, slots)
-    async with open_hangups() as context.hangups, trio.open_nursery() as connections:
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    async with (
+        open_hangups() as context.hangups,
+        open_deadlines() as deadlines,
+        trio.open_nursery() as connections,
+    ):
+        handler = _Handler(wrapped, config, context, limits, slots, deadlines)
         async with trio.open_nursery() as accepting:
             stop = accepting.cancel_scope.cancel
             accepting.start_soon(_after, context.terminate.wait, stop)
@@ -152,6 +159,7 @@ class _Handler:
     context: ServerContext
     limits: ConnectionLimits
     slots: trio.Semaphore
+    deadlines: Deadlines
 
     async def __call__(self, stream: Stream) -> None:
         shared = self.app, self.config, self.context
@@ -160,7 +168,9 @@ class _Handler:
             if isinstance(stream, trio.SSLStream):
                 connection = BoundedTCPServer(*shared, {}, stream, limits=self.limits)
             else:
-                connection = HTTPConnection(*shared, {}, DirectStream(stream), limits=self.limits)
+                connection = HTTPConnection(
+                    *shared, {}, DirectStream(stream, self.deadlines), limits=self.limits
+                )
             await connection
         except Exception:
             await self.config.log.exception("Error in a connection")

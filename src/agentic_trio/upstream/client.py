@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
 
+from agentic_trio.deadlines import open_deadlines
 from agentic_trio.errors import UpstreamError
 from agentic_trio.streams import open_direct_stream
 from agentic_trio.upstream.transport import StreamTransport
@@ -245,5 +247,10 @@ def _upstream_error(error: httpx.HTTPError) -> UpstreamError:
 async def open_upstream(config: Config) -> AsyncIterator[Upstream]:
     """The model server of a configuration, for as long as the block lasts."""
     timeouts = httpx.Timeout(config.idle_timeout, connect=config.connect_timeout)
-    async with StreamTransport(keepalive_expiry=KEEP_ALIVE_EXPIRY, connect=open_direct_stream) as transport:
+    async with (
+        open_deadlines() as deadlines,
+        StreamTransport(
+            keepalive_expiry=KEEP_ALIVE_EXPIRY, connect=partial(open_direct_stream, deadlines=deadlines)
+        ) as transport,
+    ):
         yield Upstream(config.upstream_origin, transport, timeouts.as_dict())

@@ -275,8 +275,7 @@ class _Exchange(httpx.AsyncByteStream):
                 raise
 
     async def _receive(self) -> None:
-        reading = self._stream.receive_some(_READ_SIZE)
-        data = await _within(reading, self._timeouts.get("read"), httpx.ReadTimeout, httpx.ReadError)
+        data = await self._read(self._timeouts.get("read"))
         if self._closed:
             raise httpx.StreamClosed
         if data:
@@ -284,6 +283,17 @@ class _Exchange(httpx.AsyncByteStream):
             self._body = self._message.feed(bytes(data))
         else:
             self._message.feed_eof()
+
+    async def _read(self, seconds: float | None) -> bytes | bytearray:
+        if not isinstance(self._stream, DirectStream):
+            reading = self._stream.receive_some(_READ_SIZE)
+            return await _within(reading, seconds, httpx.ReadTimeout, httpx.ReadError)
+        try:
+            return await self._stream.receive_some(_READ_SIZE, math.inf if seconds is None else seconds)
+        except trio.TooSlowError:
+            raise httpx.ReadTimeout(f"no progress within {seconds} s") from None
+        except _BROKEN as error:
+            raise _broken(httpx.ReadError, error) from error
 
 
 class _Message:
@@ -393,8 +403,12 @@ async def _within(
         with trio.move_on_after(math.inf if seconds is None else seconds):
             return await operation
     except _BROKEN as error:
-        raise broken_error(str(error.__cause__ or error) or type(error).__name__) from error
+        raise _broken(broken_error, error) from error
     raise timeout_error(f"no progress within {seconds} s")
+
+
+def _broken(kind: type[httpx.NetworkError], error: Exception) -> httpx.NetworkError:
+    return kind(str(error.__cause__ or error) or type(error).__name__)
 
 
 async def _close(stream: trio.abc.Stream) -> None:

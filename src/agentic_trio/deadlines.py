@@ -1,0 +1,72 @@
+"""Waits that may last so long and no longer: one task watches over all of them."""
+
+from __future__ import annotations
+
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from agentic_trio.nurseries import open_inner_nursery
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Wait(Protocol):
+    """Something that waits, and can be told that its time is over."""
+
+    def interrupt(self) -> None:
+        """End the wait. Called from another task than the waiting one."""
+
+
+class Deadlines:
+    """Interrupts what waits for longer than it may.
+
+    A cancel scope for each wait would do the same. Nearly all of these waits end long before their
+    deadline, and entering a scope and leaving it costs more than all else about them.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[Wait, float] = {}
+        self._next = math.inf
+        self._sleep = trio.CancelScope()
+
+    def set(self, wait: Wait, due: float) -> None:
+        """Interrupt a wait at ``due`` (Trio's time), unless it was cleared before."""
+        self._due[wait] = due
+        if due < self._next:
+            self._next = self._sleep.deadline = due
+
+    def clear(self, wait: Wait) -> None:
+        """The wait is over."""
+        self._due.pop(wait, None)
+
+    async def run(self) -> None:
+        """Watch for as long as it isn't cancelled.
+
+        Cancellation: nothing is interrupted any more.
+        """
+        while True:
+            # Most of what was due by then has been cleared, so this seldom wakes, and looks at what is left.
+            self._next = min(self._due.values(), default=math.inf)
+            with trio.CancelScope(deadline=self._next) as self._sleep:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            for wait in [wait for wait, due in self._due.items() if due <= now]:
+                self.clear(wait)
+                wait.interrupt()
+
+
+@asynccontextmanager
+async def open_deadlines() -> AsyncIterator[Deadlines]:
+    """Watch while the block lasts.
+
+    Cancellation: nothing is interrupted any more.
+    """
+    deadlines = Deadlines()
+    async with open_inner_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        yield deadlines
+        nursery.cancel_scope.cancel()
