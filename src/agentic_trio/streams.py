@@ -77,6 +77,16 @@ class DirectStream(trio.abc.HalfCloseableStream):
         if self.interrupted:
             raise trio.TooSlowError
 
+    def is_quiet(self) -> bool:
+        """Whether the connection is open and nothing has come. What has come is lost."""
+        try:
+            os.read(self._descriptor(), 1)
+        except BlockingIOError:
+            return True
+        except (OSError, trio.ClosedResourceError):
+            return False
+        return False
+
     def interrupt(self) -> None:
         """End a wait for bytes as if its time were over. Without one, it does nothing."""
         self.interrupted = True

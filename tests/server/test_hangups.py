@@ -7,7 +7,7 @@ import socket
 import pytest
 import trio
 
-from agentic_trio.server.hangups import SUPPORTED, Watch, open_hangups
+from agentic_trio.server.hangups import SUPPORTED, open_hangups
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="needs epoll")
 
@@ -18,18 +18,48 @@ async def test_hang_up_calls_back() -> None:
     with here, there:
         async with open_hangups() as hangups:
             assert hangups is not None
-            with Watch(hangups, here.fileno(), left.set), trio.fail_after(5):
+            with hangups.add(here.fileno()).watch(left.set), trio.fail_after(5):
                 there.shutdown(socket.SHUT_WR)
                 await left.wait()
 
 
-async def test_watch_that_outlives_its_socket_leaves_the_next_one_alone() -> None:
+async def test_hang_up_before_the_watch_calls_back_at_once() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        async with open_hangups() as hangups:
+            assert hangups is not None
+            peer = hangups.add(here.fileno())
+            there.close()
+            with trio.fail_after(5):
+                while not peer.gone:
+                    await trio.lowlevel.checkpoint()
+            calls = []
+            with peer.watch(lambda: calls.append(1)):
+                assert calls == [1]
+
+
+async def test_hang_up_outside_of_a_watch_calls_nobody() -> None:
+    here, there = socket.socketpair()
+    calls = []
+    with here, there:
+        async with open_hangups() as hangups:
+            assert hangups is not None
+            peer = hangups.add(here.fileno())
+            with peer.watch(lambda: calls.append(1)):
+                pass
+            there.close()
+            with trio.fail_after(5):
+                while not peer.gone:
+                    await trio.lowlevel.checkpoint()
+    assert not calls
+
+
+async def test_peer_that_outlives_its_socket_leaves_the_next_one_alone() -> None:
     async with open_hangups() as hangups:
         assert hangups is not None
         first, its_peer = socket.socketpair()
-        stale = Watch(hangups, first.fileno(), lambda: None)
-        stale.__enter__()
         number = first.fileno()
+        stale = hangups.add(number)
         first.close()
         its_peer.close()
         here, there = socket.socketpair()
@@ -37,8 +67,8 @@ async def test_watch_that_outlives_its_socket_leaves_the_next_one_alone() -> Non
         with here, there:
             assert number in (here.fileno(), there.fileno())
             mine, other = (here, there) if here.fileno() == number else (there, here)
-            with Watch(hangups, mine.fileno(), left.set):
-                stale.__exit__()
+            with hangups.add(mine.fileno()).watch(left.set):
+                hangups.remove(number, stale)
                 other.shutdown(socket.SHUT_WR)
                 with trio.fail_after(5):
                     await left.wait()

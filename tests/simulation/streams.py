@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentic_trio.server.hangups import Peer
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from random import Random
@@ -176,33 +178,33 @@ class Hangups:
     """Calls back when the other end has closed: what a server asks the system for."""
 
     def __init__(self) -> None:
-        self._calls: dict[int, Callable[[], None]] = {}
+        self._peers: dict[int, Peer] = {}
         self._gone: list[int] = []
         self._lot = trio.lowlevel.ParkingLot()
 
-    def watch(self, descriptor: int, call: Callable[[], None]) -> None:
-        self._calls[descriptor] = call
+    def add(self, descriptor: int) -> Peer:
+        peer = self._peers[descriptor] = Peer()
         way = _open[descriptor]
         way.on_end = lambda: self._ended(descriptor)
         if way.ended:
             self._ended(descriptor)
+        return peer
 
     def _ended(self, descriptor: int) -> None:
         self._gone.append(descriptor)
         self._lot.unpark_all()
 
-    def forget(self, descriptor: int, call: Callable[[], None]) -> None:
-        if self._calls.get(descriptor) is call:
-            del self._calls[descriptor]
-            if descriptor in _open:
-                _open[descriptor].on_end = _nothing
+    def remove(self, descriptor: int, peer: Peer) -> None:
+        del self._peers[descriptor]
+        if descriptor in _open:
+            _open[descriptor].on_end = _nothing
 
     async def run(self) -> None:
         while True:
             while self._gone:
-                call = self._calls.get(self._gone.pop(0))
-                if call is not None:
-                    call()
+                peer = self._peers.get(self._gone.pop(0))
+                if peer is not None:
+                    peer.leave()
             await self._lot.park()
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hypercorn.typing import AppWrapper, HTTPScope
 
     from agentic_trio.server.context import ServerContext
+    from agentic_trio.server.hangups import Peer
     from agentic_trio.server.limits import ConnectionLimits
     from agentic_trio.streams import DirectStream
 
@@ -55,6 +56,7 @@ class HTTPConnection:
         self.limits = limits
         self.stream = stream
         self.buffer = bytearray()
+        self.peer: Peer | None = None
         self._state = state
         self._heads = HeadReader(limits)
         self._requests = 0
@@ -69,8 +71,10 @@ class HTTPConnection:
 
         Cancellation: the request in flight is cancelled and the socket closed.
         """
+        socket, hangups = self.stream.socket, self.context.hangups
+        descriptor = socket.fileno()
+        self.peer = hangups.add(descriptor) if hangups is not None else None
         try:
-            socket = self.stream.socket
             self._client = parse_socket_addr(socket.family, socket.getpeername())
             self._server = parse_socket_addr(socket.family, socket.getsockname())
             while await self._serve_one():
@@ -82,6 +86,8 @@ class HTTPConnection:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # the client is gone, or as good as
         finally:
+            if hangups is not None and self.peer is not None:
+                hangups.remove(descriptor, self.peer)
             await trio.aclose_forcefully(self.stream)
 
     async def _serve_one(self) -> bool:

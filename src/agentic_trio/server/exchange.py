@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
@@ -9,14 +10,12 @@ from urllib.parse import unquote
 import trio
 
 from agentic_trio.server.body import ChunkedBody, LengthBody
-from agentic_trio.server.hangups import Watch
 from agentic_trio.server.http1 import RequestHead, RequestRefused
 from agentic_trio.server.response import ResponseWriter
 from agentic_trio.server.streams import BODY_PIECE, MAX_READ, send_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from hypercorn.typing import (
         ASGIReceiveEvent,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     )
 
     from agentic_trio.server.connection import HTTPConnection
+    from agentic_trio.server.hangups import Peer, Watch
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DISCONNECT: Final[HTTPDisconnectEvent] = {"type": "http.disconnect"}
@@ -73,7 +73,11 @@ class Exchange:
         scope = connection.scope(self.head)
         try:
             await connection.app(
-                scope, Receive(self), self.send, trio.to_thread.run_sync, trio.from_thread.run
+                scope,
+                Receive(self, connection.peer),
+                self.send,
+                trio.to_thread.run_sync,
+                trio.from_thread.run,
             )
         except (Exception, BaseExceptionGroup) as error:
             await self._app_failed(error)
@@ -158,21 +162,14 @@ class Exchange:
         self.gone = self.gone or not data
         return not self.gone
 
-    @property
-    def watches(self) -> bool:
-        """Whether ``watch`` can be used."""
-        return self._connection.context.hangups is not None
-
-    def watch(self, cancel: Callable[[], None]) -> AbstractContextManager[None]:
+    def watch(self, peer: Peer, cancel: Callable[[], None]) -> Watch:
         """Call ``cancel`` if the client leaves while the block lasts. The request has been read."""
-        connection = self._connection
-        assert connection.context.hangups is not None
 
         def hung_up() -> None:
             self.gone = True
             cancel()
 
-        return Watch(connection.context.hangups, connection.stream.socket.fileno(), hung_up)
+        return peer.watch(hung_up)
 
     async def _watch(self) -> None:
         """Wait for the client to go away; keep what it sends, up to a bound."""
@@ -271,9 +268,9 @@ class Receive:
             leave the watching for a disconnect to the server, rather than call this again.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, peer: Peer | None) -> None:
         self._receive = exchange.receive
-        self.watch = exchange.watch if exchange.watches else None
+        self.watch = None if peer is None else partial(exchange.watch, peer)
 
     async def __call__(self) -> ASGIReceiveEvent:
         return await self._receive()

@@ -17,8 +17,47 @@ SUPPORTED = hasattr(select, "epoll")
 """Whether this system tells a peer's end of stream apart from bytes that wait to be read (Linux does)."""
 
 
+class Peer:
+    """The other side of a connection.
+
+    Attributes:
+        gone: it has closed its side, or the connection broke.
+        call: is called when that happens.
+    """
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.call: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        """Note that it is gone, and tell whoever watches."""
+        self.gone = True
+        if self.call is not None:
+            self.call()
+
+    def watch(self, call: Callable[[], None]) -> Watch:
+        """A block in which ``call`` is called if it leaves, or has left already."""
+        return Watch(self, call)
+
+
+class Watch:
+    """See ``Peer.watch``."""
+
+    def __init__(self, peer: Peer, call: Callable[[], None]) -> None:
+        self._peer = peer
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._peer.call = self._call
+        if self._peer.gone:
+            self._call()
+
+    def __exit__(self, *_: object) -> None:
+        self._peer.call = None
+
+
 class Hangups:
-    """Calls back when the peer of a socket has closed its side, or the connection broke.
+    """Knows when the peer of a socket has closed its side, or the connection broke.
 
     A task for each request would do the same, at the price of a task, its cancellation, and a read of
     bytes that are the next request's.
@@ -26,17 +65,18 @@ class Hangups:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._calls: dict[int, Callable[[], None]] = {}
+        self._peers: dict[int, Peer] = {}
 
-    def watch(self, descriptor: int, call: Callable[[], None]) -> None:
-        """Call back once, from the task that runs ``run``, unless ``forget`` comes first."""
+    def add(self, descriptor: int) -> Peer:
+        """The peer of a socket, until it is removed."""
+        peer = self._peers[descriptor] = Peer()
         self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLONESHOT)
-        self._calls[descriptor] = call
+        return peer
 
-    def forget(self, descriptor: int, call: Callable[[], None]) -> None:
-        """Watch no longer. May come after the socket was closed, and its number was given to another."""
-        if self._calls.get(descriptor) is call:
-            del self._calls[descriptor]
+    def remove(self, descriptor: int, peer: Peer) -> None:
+        """Forget a socket. It may be closed already, and its number given to another."""
+        if self._peers.get(descriptor) is peer:
+            del self._peers[descriptor]
             # A closed socket has left the set by itself.
             with suppress(OSError):
                 self._epoll.unregister(descriptor)
@@ -44,40 +84,25 @@ class Hangups:
     async def run(self) -> None:
         """Watch for as long as it isn't cancelled.
 
-        Cancellation: nobody is called back any more.
+        Cancellation: nobody is told any more.
         """
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             for descriptor, _ in self._epoll.poll(0):
-                call = self._calls.get(descriptor)
-                if call is not None:
-                    call()
+                peer = self._peers.get(descriptor)
+                if peer is not None:
+                    peer.leave()
 
     def close(self) -> None:
         """Give the descriptor back."""
         self._epoll.close()
 
 
-class Watch:
-    """Within this block a hang-up calls back."""
-
-    def __init__(self, hangups: Hangups, descriptor: int, call: Callable[[], None]) -> None:
-        self._hangups = hangups
-        self._descriptor = descriptor
-        self._call = call
-
-    def __enter__(self) -> None:
-        self._hangups.watch(self._descriptor, self._call)
-
-    def __exit__(self, *_: object) -> None:
-        self._hangups.forget(self._descriptor, self._call)
-
-
 @asynccontextmanager
 async def open_hangups() -> AsyncIterator[Hangups | None]:
     """Watch while the block lasts; None where the system has no way to.
 
-    Cancellation: nobody is called back any more.
+    Cancellation: nobody is told any more.
     """
     if not SUPPORTED:
         yield None

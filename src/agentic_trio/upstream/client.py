@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
+    from agentic_trio.upstream.transport import Exchange
 
     Headers = Sequence[tuple[bytes, bytes]]
 
@@ -109,9 +110,7 @@ class Upstream:
         timeouts: httpx's, in seconds, by phase.
     """
 
-    def __init__(
-        self, origin: str, transport: httpx.AsyncBaseTransport, timeouts: dict[str, float | None]
-    ) -> None:
+    def __init__(self, origin: str, transport: StreamTransport, timeouts: dict[str, float | None]) -> None:
         self._origin = origin
         self._transport = transport
         self._extensions = {"timeout": timeouts}
@@ -190,18 +189,15 @@ class Upstream:
 class _Call:
     """One request, open for as long as its answer is read."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> None:
+    def __init__(self, transport: StreamTransport, request: httpx.Request) -> None:
         self._transport = transport
         self._request = request
-        self._stream: httpx.AsyncByteStream
+        self._exchange: Exchange
 
     async def __aenter__(self) -> Answer:
         with UpstreamErrors():
-            response = await self._transport.handle_async_request(self._request)
-        # The transport's own iterator: httpx's is a generator, which would be dropped half-read.
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        self._stream = response.stream
-        return Answer(response.status_code, response.headers.raw, aiter(self._stream))
+            self._exchange = exchange = await self._transport.open(self._request)
+        return Answer(exchange.status, exchange.headers, exchange)
 
     async def __aexit__(
         self,
@@ -209,7 +205,7 @@ class _Call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._stream.aclose()
+        await self._exchange.aclose()
         _raise_ours(error)
 
 

@@ -74,6 +74,17 @@ class StreamTransport(httpx.AsyncBaseTransport):
         self._idle: deque[tuple[float, Origin, trio.abc.Stream]] = deque()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """``open``, as httpx has it."""
+        exchange = await self.open(request)
+        version, reason = b"HTTP/" + exchange.version.encode(), exchange.reason
+        return httpx.Response(
+            exchange.status,
+            headers=exchange.headers,
+            stream=exchange,
+            extensions={"http_version": version, "reason_phrase": reason},
+        )
+
+    async def open(self, request: httpx.Request) -> Exchange:
         """Send a request and return its response as soon as the head is there.
 
         Honours the connect, read and write timeouts (seconds) of `request.extensions`.
@@ -93,13 +104,13 @@ class StreamTransport(httpx.AsyncBaseTransport):
         head = _encode_head(request)
         if (stream := await self._take_idle(origin)) is not None:
             try:
-                return await self._exchange(stream, origin).run(request, head, self._max_header_bytes)
+                return await self._run(stream, origin, request, head)
             except httpx.WriteError:
                 if not isinstance(request.stream, httpx.ByteStream):
                     raise
         seconds = request.extensions.get("timeout", {}).get("connect")
         stream = await _within(self._connect(origin), seconds, httpx.ConnectTimeout, httpx.ConnectError)
-        return await self._exchange(stream, origin).run(request, head, self._max_header_bytes)
+        return await self._run(stream, origin, request, head)
 
     async def aclose(self) -> None:
         """Close the idle connections; those in use are closed when their responses are.
@@ -109,8 +120,12 @@ class StreamTransport(httpx.AsyncBaseTransport):
         self._max_idle = 0
         await self._trim()
 
-    def _exchange(self, stream: trio.abc.Stream, origin: Origin) -> _Exchange:
-        return _Exchange(stream, origin, self._give_back)
+    async def _run(
+        self, stream: trio.abc.Stream, origin: Origin, request: httpx.Request, head: _Head
+    ) -> Exchange:
+        exchange = Exchange(stream, origin, self._give_back)
+        await exchange.run(request, head, self._max_header_bytes)
+        return exchange
 
     async def _connect(self, origin: Origin) -> trio.abc.Stream:
         scheme, host, port = origin
@@ -136,7 +151,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
     async def _take_idle(self, origin: Origin) -> trio.abc.Stream | None:
         await self._trim()
         while (stream := self._pop_idle(origin)) is not None:
-            if not _is_readable(stream):
+            if stream.is_quiet() if isinstance(stream, DirectStream) else not _is_readable(stream):
                 return stream
             await _close(stream)
         return None
@@ -155,8 +170,15 @@ class StreamTransport(httpx.AsyncBaseTransport):
             await _close(self._idle.popleft()[2])
 
 
-class _Exchange(httpx.AsyncByteStream):
-    """One request and its response on one stream; iterating it gives the response's body."""
+class Exchange(httpx.AsyncByteStream):
+    """One request and its response on one stream; iterating it gives the response's body, and httpx's errors.
+
+    Attributes:
+        status: of the response, once its head is there.
+        headers: its, in order; names in the server's spelling.
+        reason: its reason phrase.
+        version: ``1.0`` or ``1.1``.
+    """
 
     def __init__(self, stream: trio.abc.Stream, origin: Origin, give_back: GiveBack) -> None:
         self._stream = stream
@@ -165,7 +187,7 @@ class _Exchange(httpx.AsyncByteStream):
         self._body = b""
         self._answered = self._reusable = self._closed = False
 
-    async def run(self, request: httpx.Request, head: _Head, max_header_bytes: int) -> httpx.Response:
+    async def run(self, request: httpx.Request, head: _Head, max_header_bytes: int) -> None:
         """Send the request and read the response's head.
 
         Raises:
@@ -178,12 +200,8 @@ class _Exchange(httpx.AsyncByteStream):
         except BaseException:
             await self._discard()
             raise
-        return httpx.Response(
-            message.status,
-            headers=message.headers,
-            stream=self,
-            extensions={"http_version": b"HTTP/" + message.version.encode(), "reason_phrase": message.reason},
-        )
+        self.status, self.headers = message.status, message.headers
+        self.reason, self.version = message.reason, message.version
 
     def __aiter__(self) -> Self:
         return self
