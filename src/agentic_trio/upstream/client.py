@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
@@ -50,7 +50,23 @@ MAX_REFUSAL_BYTES = 64 * 1024
 """How much of a refusal's body is read: enough for any message."""
 
 
-@dataclass(frozen=True, slots=True)
+class Chunks(Protocol):
+    """The chunks of a body, as they are read. Cancelling a read closes the connection."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next chunk is still to come."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows what was given. If that isn't known, the next ``__anext__`` tells."""
+
+    def __aiter__(self) -> Chunks: ...
+
+    async def __anext__(self) -> bytes: ...
+
+
+@dataclass(slots=True)
 class Answer:
     """An upstream's answer whose head has arrived.
 
@@ -62,7 +78,7 @@ class Answer:
 
     status: int
     headers: Headers
-    chunks: AsyncIterator[bytes]
+    chunks: Chunks
 
     def header(self, name: bytes) -> str | None:
         """The first header of this (lower-case) name."""

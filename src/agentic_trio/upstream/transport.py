@@ -203,6 +203,16 @@ class Exchange(httpx.AsyncByteStream):
         self.status, self.headers = message.status, message.headers
         self.reason, self.version = message.reason, message.version
 
+    @property
+    def waits(self) -> bool:
+        """Whether the next chunk of the body is still to come."""
+        return not self._message.complete and not self._body
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole body has been given."""
+        return self._message.complete and not self._body
+
     def __aiter__(self) -> Self:
         return self
 

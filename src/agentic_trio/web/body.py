@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 class PlainBody(ResponseBody):
     """A body that owns nothing, so that there is nothing to close."""
 
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """Whether the chunk given last is the last one. If that isn't known, the next ``__anext__`` tells."""
+
     async def __aenter__(self) -> Self:
         return self
 

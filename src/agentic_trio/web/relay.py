@@ -130,9 +130,14 @@ class RelayBody(PlainBody):
     """The upstream's chunks. If they break off, so does the answer: the client must not take it for whole."""
 
     def __init__(self, answer: Answer) -> None:
-        self._chunks = aiter(answer.chunks)
+        self._chunks = answer.chunks
         # An empty first chunk makes the server send the head: a stream's first event may be long in coming.
-        self._head_due = (answer.header(b"content-type") or "").startswith("text/event-stream")
+        type = answer.header(b"content-type") or ""
+        self._head_due = type.startswith("text/event-stream") and answer.chunks.waits
+
+    @property
+    def ended(self) -> bool:
+        return self._chunks.ended
 
     async def __anext__(self) -> bytes:
         if self._head_due:

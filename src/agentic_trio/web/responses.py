@@ -192,6 +192,10 @@ class EventBody(PlainBody):
         self._position = position
         self._ended = False
 
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
     async def __anext__(self) -> bytes:
         if self._ended:
             raise StopAsyncIteration
