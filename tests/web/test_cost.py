@@ -25,17 +25,17 @@ DEPTHS = (10, 1000)
 def counted(monkeypatch) -> Counter[str]:
     """How often work left for a thread, and how often bytes left for a socket."""
     counts: Counter[str] = Counter()
-    to_thread, send = trio.to_thread.run_sync, DirectStream.send_nowait
+    start_thread, send = trio.lowlevel.start_thread_soon, DirectStream.send_nowait
 
-    async def hop(*arguments, **options):
+    def hop(*arguments):
         counts["hops"] += 1
-        return await to_thread(*arguments, **options)
+        start_thread(*arguments)
 
     def count_send(stream, data):
         counts["sends"] += 1
         return send(stream, data)
 
-    monkeypatch.setattr(trio.to_thread, "run_sync", hop)
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", hop)
     monkeypatch.setattr(DirectStream, "send_nowait", count_send)
     return counts
 
