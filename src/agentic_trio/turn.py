@@ -209,7 +209,8 @@ class Turn:
             await self._infer()
             return
         events = self._response.queue()
-        await self._announce(events)
+        await self._announce()
+        self._tell(events)
         async with self._services.background:
             self._log(self._response.begin())
             await self._infer()
@@ -226,7 +227,7 @@ class Turn:
         while True:
             body = self.call.upstream_body(attempts.items, stream=self.call.stream)
             try:
-                async with self._services.upstream.stream(body, self._context) as answer:
+                async with self._services.upstream.stream(body, self._context, self._announce) as answer:
                     self._accepted = True
                     await self._take(answer)
                     return
@@ -240,7 +241,9 @@ class Turn:
         if self.call.stream and not streamed:
             raise UpstreamError("The model server did not answer with an event stream.")
         if self.call.stream and not self._announced:
-            await self._announce(self._response.begin())
+            self._tell(self._response.begin())
+            # Its readers have this now, however much has come with the head.
+            await trio.lowlevel.checkpoint()
         # Some servers stream whether they were asked to or not.
         if streamed:
             await self._follow(answer)
@@ -317,28 +320,33 @@ class Turn:
         found = await store.find_items(self.owner, references)
         return [resolved(item, found) if item.type == "item_reference" else item for item in items]
 
-    async def _announce(self, events: Sequence[bytes]) -> None:
-        """Put the turn on disk, so that a crash can't make its id unknown; then let the id leave."""
-        if self.call.store:
-            announcement = Announcement(
-                owner=self.owner,
-                id=self.id,
-                created_at=self._created_at,
-                status=self._response.snapshot.status,
-                base=self._history.base,
-                conversation=self.call.conversation,
-                input=stored_items(self._input),
-                open_calls=self._waiting_calls,
-                body=self._response.snapshot.body(),
-                fingerprint=self.fingerprint,
-            )
-            self._announcing = True
-            try:
-                await self._services.store.announce(announcement)
-            except Exception:
-                # A write that failed has left nothing; only one that was cancelled may be there.
-                self._announcing = False
-                raise
+    async def _announce(self) -> None:
+        """Put the turn on disk, so that a crash can't make its id unknown, if anyone will know it before
+        its end. In the foreground this is done while the upstream works."""
+        if not self.call.store or not (self.call.stream or self.call.background) or self._announcing:
+            return
+        announcement = Announcement(
+            owner=self.owner,
+            id=self.id,
+            created_at=self._created_at,
+            status=self._response.snapshot.status,
+            base=self._history.base,
+            conversation=self.call.conversation,
+            input=stored_items(self._input),
+            open_calls=self._waiting_calls,
+            body=self._response.snapshot.body(),
+            fingerprint=self.fingerprint,
+        )
+        self._announcing = True
+        try:
+            await self._services.store.announce(announcement)
+        except Exception:
+            # A write that failed has left nothing; only one that was cancelled may be there.
+            self._announcing = False
+            raise
+
+    def _tell(self, events: Sequence[bytes]) -> None:
+        """Let the id leave: it is on disk, or will never be."""
         self._announced = True
         self._log(events)
         self._head.set()

@@ -102,6 +102,12 @@ class FakeStore:
         self.announced[announcement.id] = announcement
         await trio.lowlevel.checkpoint()
 
+    async def withdraw(self, owner: str, response: str) -> None:
+        await self._called("withdraw")
+        if response not in self.ended:
+            self.announced.pop(response, None)
+        await trio.lowlevel.checkpoint()
+
     async def end(self, ending: Ending) -> None:
         await self._called("end")
         self.ended[ending.id] = ending
@@ -133,11 +139,14 @@ class FakeUpstream:
     closed_early: int = 0
 
     @asynccontextmanager
-    async def stream(self, body: bytes, context: RequestContext) -> AsyncIterator[Answer]:
+    async def stream(
+        self, body: bytes, context: RequestContext, meanwhile: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[Answer]:
         await trio.lowlevel.checkpoint()
         self.bodies.append(json.loads(body))
         self.open += 1
         try:
+            await meanwhile()
             await trio.lowlevel.checkpoint()
             if self.refusal is not None:
                 raise self.refusal

@@ -207,7 +207,8 @@ class PageQuery:
 
 
 class Store(Protocol):
-    """Where turns are kept. Every write is durable when its call returns, but for ``announce``.
+    """Where turns are kept. Every write is durable when its call returns, but for ``announce`` and
+    ``withdraw``: those survive the process, not the power.
 
     Cancellation, for every write: one that had not been taken by the writer is withdrawn and leaves
     nothing; the outcome of one that had been taken is unknown to the caller, and is either whole or
@@ -231,7 +232,7 @@ class Store(Protocol):
         """
 
     async def announce(self, announcement: Announcement) -> None:
-        """Record a response that is under way. Survives the process, not the power.
+        """Record a response that is under way.
 
         Announcing it again replaces the announcement; one that has ended is left alone.
 

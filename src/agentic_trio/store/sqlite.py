@@ -118,7 +118,7 @@ class SqliteStore:
         await self.writer.write(lambda db: turns.end(db, ending))
 
     async def withdraw(self, owner: str, response: str) -> None:
-        await self.writer.write(lambda db: turns.withdraw(db, owner, response))
+        await self.writer.write(lambda db: turns.withdraw(db, owner, response), durable=False)
 
     async def response(self, owner: str, id: str) -> StoredResponse:
         return await self._read(turns.response, owner, id)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
-    from agentic_trio.upstream.transport import Exchange
+    from agentic_trio.upstream.transport import Exchange, Meanwhile
 
     Headers = Sequence[tuple[bytes, bytes]]
 
@@ -143,8 +143,13 @@ class Upstream:
         return url
 
     @asynccontextmanager
-    async def stream(self, body: bytes, context: RequestContext) -> AsyncIterator[Answer]:
+    async def stream(
+        self, body: bytes, context: RequestContext, meanwhile: Meanwhile
+    ) -> AsyncIterator[Answer]:
         """Ask for a response, and read its answer inside the block.
+
+        ``meanwhile`` is awaited when the request has been sent, while the server works. What it raises ends
+        the call and is raised.
 
         Raises:
             UpstreamError: it could not be reached, refused, or broke off.
@@ -152,7 +157,8 @@ class Upstream:
         Cancellation: closes the connection at once, so that the server stops generating.
         """
         headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
-        async with self.forward("POST", "/v1/responses", b"", headers, body, context) as answer:
+        call = self.forward("POST", "/v1/responses", b"", headers, body, context, meanwhile)
+        async with call as answer:
             if answer.status != 200:
                 words = await answer.beginning(MAX_REFUSAL_BYTES)
                 status = answer.status if answer.status >= 400 else 502
@@ -160,7 +166,14 @@ class Upstream:
             yield answer
 
     def forward(
-        self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        headers: Headers,
+        body: bytes,
+        context: RequestContext,
+        meanwhile: Meanwhile | None = None,
     ) -> AbstractAsyncContextManager[Answer]:
         """Send a request as it is, with its context's authorization; read the answer inside the block.
 
@@ -184,7 +197,7 @@ class Upstream:
             stream=httpx.ByteStream(body),
             extensions=self._extensions,
         )
-        return _Call(self._transport, request)
+        return _Call(self._transport, request, meanwhile)
 
     async def probe(self, context: RequestContext) -> None:
         """Ask whether the server is well and lists its models. Raises UpstreamError when it is not."""
@@ -205,14 +218,17 @@ class Upstream:
 class _Call:
     """One request, open for as long as its answer is read."""
 
-    def __init__(self, transport: StreamTransport, request: httpx.Request) -> None:
+    def __init__(
+        self, transport: StreamTransport, request: httpx.Request, meanwhile: Meanwhile | None
+    ) -> None:
         self._transport = transport
         self._request = request
+        self._meanwhile = meanwhile
         self._exchange: Exchange
 
     async def __aenter__(self) -> Answer:
         with UpstreamErrors():
-            self._exchange = exchange = await self._transport.open(self._request)
+            self._exchange = exchange = await self._transport.open(self._request, self._meanwhile)
         return Answer(exchange.status, exchange.headers, exchange)
 
     async def __aexit__(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Connect: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
 Origin: TypeAlias = tuple[str, str, int]
+Meanwhile: TypeAlias = Callable[[], Awaitable[None]]
 GiveBack: TypeAlias = Callable[[Origin, trio.abc.Stream], Awaitable[None]]
 
 _READ_SIZE = 65536
@@ -84,8 +85,11 @@ class StreamTransport(httpx.AsyncBaseTransport):
             extensions={"http_version": version, "reason_phrase": reason},
         )
 
-    async def open(self, request: httpx.Request) -> Exchange:
+    async def open(self, request: httpx.Request, meanwhile: Meanwhile | None = None) -> Exchange:
         """Send a request and return its response as soon as the head is there.
+
+        ``meanwhile`` is awaited when the request has been sent, while the server works. What it raises ends
+        the exchange and is raised.
 
         Honours the connect, read and write timeouts (seconds) of `request.extensions`.
 
@@ -104,13 +108,13 @@ class StreamTransport(httpx.AsyncBaseTransport):
         head = _encode_head(request)
         if (stream := await self._take_idle(origin)) is not None:
             try:
-                return await self._run(stream, origin, request, head)
+                return await self._run(stream, origin, request, head, meanwhile)
             except httpx.WriteError:
                 if not isinstance(request.stream, httpx.ByteStream):
                     raise
         seconds = request.extensions.get("timeout", {}).get("connect")
         stream = await _within(self._connect(origin), seconds, httpx.ConnectTimeout, httpx.ConnectError)
-        return await self._run(stream, origin, request, head)
+        return await self._run(stream, origin, request, head, meanwhile)
 
     async def aclose(self) -> None:
         """Close the idle connections; those in use are closed when their responses are.
@@ -121,10 +125,15 @@ class StreamTransport(httpx.AsyncBaseTransport):
         await self._trim()
 
     async def _run(
-        self, stream: trio.abc.Stream, origin: Origin, request: httpx.Request, head: _Head
+        self,
+        stream: trio.abc.Stream,
+        origin: Origin,
+        request: httpx.Request,
+        head: _Head,
+        meanwhile: Meanwhile | None,
     ) -> Exchange:
         exchange = Exchange(stream, origin, self._give_back)
-        await exchange.run(request, head, self._max_header_bytes)
+        await exchange.run(request, head, self._max_header_bytes, meanwhile)
         return exchange
 
     async def _connect(self, origin: Origin) -> trio.abc.Stream:
@@ -187,7 +196,9 @@ class Exchange(httpx.AsyncByteStream):
         self._body = b""
         self._answered = self._reusable = self._closed = False
 
-    async def run(self, request: httpx.Request, head: _Head, max_header_bytes: int) -> None:
+    async def run(
+        self, request: httpx.Request, head: _Head, max_header_bytes: int, meanwhile: Meanwhile | None
+    ) -> None:
         """Send the request and read the response's head.
 
         Raises:
@@ -196,7 +207,11 @@ class Exchange(httpx.AsyncByteStream):
         self._timeouts = request.extensions.get("timeout", {})
         self._message = message = _Message(request.method == "HEAD", max_header_bytes)
         try:
-            await self._read_head(await self._send(request, head))
+            failure = await self._send(request, head)
+            # A request that was not taken may be sent once more; this is done once.
+            if meanwhile is not None and failure is None:
+                await meanwhile()
+            await self._read_head(failure)
         except BaseException:
             await self._discard()
             raise
