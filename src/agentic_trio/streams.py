@@ -40,8 +40,12 @@ class DirectStream(trio.abc.HalfCloseableStream):
         self._reads = 0
         self.interrupted = False
 
-    async def receive_some(self, max_bytes: int | None = None, within: float = math.inf) -> bytes:
+    async def receive_some(
+        self, max_bytes: int | None = None, within: float = math.inf, *, patient: bool = False
+    ) -> bytes:
         """Read what is there, waiting for the first byte; empty at the end.
+
+        ``patient`` waits without a look first, which would be in vain between the pieces of a slow stream.
 
         Raises:
             trio.TooSlowError: nothing came ``within`` so many seconds, or the wait was interrupted.
@@ -50,7 +54,10 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
         Cancellation: nothing is lost.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if patient:
+            await self._wait_readable(within)
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
         self._reads += 1
         if self._reads >= READS_BEFORE_YIELD:
             self._reads = 0
@@ -59,12 +66,12 @@ class DirectStream(trio.abc.HalfCloseableStream):
             try:
                 return os.read(self._descriptor(), max_bytes or 65536)
             except BlockingIOError:
-                self._reads = 0
                 await self._wait_readable(within)
             except OSError as error:
                 raise trio.BrokenResourceError(str(error)) from error
 
     async def _wait_readable(self, seconds: float) -> None:
+        self._reads = 0
         self.interrupted = False
         self._deadlines.set(self, trio.current_time() + seconds)
         try:

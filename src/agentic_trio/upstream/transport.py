@@ -194,7 +194,7 @@ class Exchange(httpx.AsyncByteStream):
         self._origin = origin
         self._give_back = give_back
         self._body = b""
-        self._answered = self._reusable = self._closed = False
+        self._answered = self._drained = self._reusable = self._closed = False
 
     async def run(
         self, request: httpx.Request, head: _Head, max_header_bytes: int, meanwhile: Meanwhile | None
@@ -323,6 +323,7 @@ class Exchange(httpx.AsyncByteStream):
             raise httpx.StreamClosed
         if data:
             self._answered = True
+            self._drained = len(data) < _READ_SIZE
             self._body = self._message.feed(bytes(data))
         else:
             self._message.feed_eof()
@@ -332,7 +333,8 @@ class Exchange(httpx.AsyncByteStream):
             reading = self._stream.receive_some(_READ_SIZE)
             return await _within(reading, seconds, httpx.ReadTimeout, httpx.ReadError)
         try:
-            return await self._stream.receive_some(_READ_SIZE, math.inf if seconds is None else seconds)
+            within = math.inf if seconds is None else seconds
+            return await self._stream.receive_some(_READ_SIZE, within, patient=self._drained)
         except trio.TooSlowError:
             raise httpx.ReadTimeout(f"no progress within {seconds} s") from None
         except _BROKEN as error:
