@@ -38,13 +38,15 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Maps values between ``low`` and ``high`` to pixels between ``start`` and ``end``."""
+    """Maps values between ``low`` and ``high`` to pixels between ``start`` and ``end``. ``whole`` values get
+    no ticks between them."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
@@ -59,6 +61,7 @@ class Scale:
             marks = [step * 10.0**power for power in powers for step in steps]
         else:
             step = _round_step((self.high - self.low) / 6)
+            step = max(step, 1) if self.whole else step
             marks = [step * n for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         return [mark for mark in marks if self.low * 0.999 <= mark <= self.high * 1.001]
 
@@ -96,7 +99,8 @@ def _scale(values: Sequence[float], start: float, end: float, *, log: bool) -> S
         low = max(low, 1e-9)
         return Scale(low / 1.2, max(high, low * 1.1) * 1.2, start, end, log=True)
     room = (high - low) * 0.05 or 1.0
-    return Scale(low if low == 0 else low - room, high + room, start, end, log=False)
+    whole = all(value == int(value) for value in values)
+    return Scale(low if low == 0 else low - room, high + room, start, end, log=False, whole=whole)
 
 
 def _axes(across: Scale, up: Scale, x: str, y: str) -> list[str]:
