@@ -333,6 +333,28 @@ async def check_kept(spawner: Spawner, database: Path, kept: list[Json]) -> None
     assert_intact(database)
 
 
+async def test_a_turn_that_can_not_be_ended_as_it_was_does_not_hold_up_the_start(
+    database: Path, spawner: Spawner
+) -> None:
+    body = streamed("hi")
+    async with open_fake_upstream(HALF) as upstream, AsyncExitStack() as clients:
+        async with spawner.running(database, upstream.url) as process:
+            cut = [await clients.enter_async_context(open_at_event(process.port, body, 4)) for _ in range(2)]
+            await process.kill()
+        with closing(sqlite3.connect(database)) as db, db:
+            db.execute("UPDATE response SET pending = '[' WHERE id = ?", (cut[0].id,))
+            ledger.fault()
+        async with spawner.running(database, upstream.url) as process:
+            for client in cut:
+                ledger.check(await ended(process.client, client.id, "failed"), client.id)
+            upstream.script(PLAIN)
+            for client in cut:
+                request = {"model": MODEL, "input": "go on", "previous_response_id": client.id}
+                await process.client.post("/v1/responses", json=request)
+            assert [len(said(each)) for each in upstream.requests[-2:]] == [1, 2]
+    assert_intact(database)
+
+
 async def test_a_second_gateway_is_refused_and_the_first_goes_on(database: Path, spawner: Spawner) -> None:
     async with open_fake_upstream() as upstream, spawner.running(database, upstream.url) as process:
         assert "in use by another gateway" in await refused(spawner, database)

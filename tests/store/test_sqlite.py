@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,8 +22,10 @@ from agentic_trio.errors import ConfigError
 from agentic_trio.store import schema, threads
 from agentic_trio.store.base import Item, Missing, PageQuery, Place, StoreError, ThreadFull
 from agentic_trio.store.sqlite import READERS, SqliteStore, open_sqlite_store
+from agentic_trio.wire.response import crashed
 from tests.store.records import (
     OWNER,
+    announcement,
     data,
     ending,
     ids,
@@ -372,16 +375,19 @@ async def test_all_that_was_acknowledged_survives_kill_9(path: str, children: Ch
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def limit(pages: int) -> Callable[[sqlite3.Connection], None]:
+    """Work that lets the file grow by so many pages and no more."""
+
+    def work(db: sqlite3.Connection) -> None:
+        used = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {used + pages}")
+
+    return work
+
+
 async def test_a_full_disk_is_a_store_error_and_room_ends_it(path: str):
     async with open_sqlite_store(path, run_sync=run_inline) as store:
         await take_turn(store, "a")
-
-        def limit(pages: int) -> Callable[[sqlite3.Connection], None]:
-            def work(db: sqlite3.Connection) -> None:
-                used = db.execute("PRAGMA page_count").fetchone()[0]
-                db.execute(f"PRAGMA max_page_count = {used + pages}")
-
-            return work
 
         await store.writer.write(limit(0))
         large = [Item("large", b"x" * 1_000_000)]
@@ -484,6 +490,95 @@ async def test_a_full_thread_says_so_and_stays_as_it_was(path: str):
         with pytest.raises(ThreadFull):
             await store.delete_item(OWNER, "conv_1", "z", lambda data: (frozenset(), frozenset()))
         assert await texts(store, conversation="conv_1") == data("z")
+
+
+async def announce_two(store: SqliteStore) -> None:
+    """Two turns under way: ``a``, which continues ``first``, and ``b``, which begins a chain."""
+    await take_turn(store, "first")
+    base = (await store.history(OWNER, response="first")).base
+    await store.announce(announcement("a", base, items("x"), open_calls=frozenset({"call"})))
+    await store.announce(announcement("b", None, items("y")))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE response SET pending = '[[' WHERE id = 'a'",
+        "UPDATE response SET pending = '[[1,2,3]]' WHERE id = 'a'",
+        "UPDATE response SET open = '{}' WHERE id = 'a'",
+        "UPDATE response SET body = '' WHERE id = 'a'",
+    ],
+)
+async def test_recover_ends_a_damaged_turn_without_its_input(
+    path: str, damage: str, caplog: pytest.LogCaptureFixture
+):
+    async with open_sqlite_store(path) as store:
+        await announce_two(store)
+    execute(path, damage)
+    async with open_sqlite_store(path) as store:
+        assert await store.recover(crashed) == 2
+        assert "turn a failed, and its input is lost" in caplog.text
+        for id in ("a", "b"):
+            stored = await store.response(OWNER, id)
+            assert (stored.status, stored.output) == ("failed", ())
+            assert json.loads(stored.body)["error"]["code"] == "server_error"
+        assert await texts(store, response="a") == data("in_first", "out_first")
+        assert await texts(store, response="b") == data("y")
+        assert ids(await store.response_input(OWNER, "a", query())) == ["in_first", "out_first"]
+        assert await store.recover(crashed) == 0
+        await take_turn(store, "c", after="a")
+        assert await texts(store, response="c") == data("in_first", "out_first", "in_c", "out_c")
+        await store.delete_response(OWNER, "a")
+
+
+async def test_recover_ends_a_turn_whose_history_is_full(path: str):
+    async with open_sqlite_store(path) as store:
+        await announce_two(store)
+    head = f"= {threads.MAX_POSITION}"
+    execute(path, f"UPDATE thread SET head {head}", f"UPDATE response SET base {head} WHERE id = 'a'")
+    async with open_sqlite_store(path) as store:
+        assert await store.recover(crashed) == 2
+        assert (await store.response(OWNER, "a")).status == "failed"
+        assert await texts(store, response="a") == data("in_first", "out_first")
+        assert await texts(store, response="b") == data("y")
+
+
+async def test_recover_ends_a_turn_whose_history_is_gone(path: str):
+    async with open_sqlite_store(path) as store:
+        await announce_two(store)
+    execute(path, "DELETE FROM thread")
+    async with open_sqlite_store(path) as store:
+        assert await store.recover(crashed) == 2
+        assert (await store.response(OWNER, "a")).status == "failed"
+        with pytest.raises(StoreError, match="gone"):
+            await store.history(OWNER, response="a")
+        assert await texts(store, response="b") == data("y")
+
+
+async def test_recover_keeps_of_a_damaged_first_turn_that_it_was_there(path: str):
+    async with open_sqlite_store(path) as store:
+        await announce_two(store)
+    execute(path, "UPDATE response SET pending = '[', body = '[' WHERE id = 'b'")
+    async with open_sqlite_store(path) as store:
+        assert await store.recover(crashed) == 2
+        stored = await store.response(OWNER, "b")
+        body = json.loads(stored.body)
+        assert (stored.status, body["id"], body["status"]) == ("failed", "b", "failed")
+        assert await texts(store, response="b") == []
+        assert await texts(store, response="a") == data("in_first", "out_first", "x")
+
+
+async def test_recover_ends_nothing_on_a_disk_that_fails(path: str):
+    async with open_sqlite_store(path, run_sync=run_inline) as store:
+        await announce_two(store)
+        await store.announce(announcement("c", None, [Item("large", b'"%b"' % (b"x" * 1_000_000))]))
+
+        await store.writer.write(limit(0))
+        with pytest.raises(StoreError, match=r"^the disk is full$"):
+            await store.recover(crashed)
+        assert (await store.response(OWNER, "a")).status == "in_progress"
+        await store.writer.write(limit(10_000))
+        assert await store.recover(crashed) == 3
 
 
 ENVELOPE = b'{"object":"response","status":"completed","echo":"' + b"e" * 940 + b'"}'

@@ -346,7 +346,9 @@ class Store(Protocol):
         """Record every response that a dead process left under way as ``failed``; answers how many.
 
         ``end`` turns the announced body into the failed one. Their input is kept, as ``end`` keeps a
-        failed turn's. Called once, before the first turn.
+        failed turn's. One whose input can't be kept, because its row is damaged or its history is full or
+        gone, ends where its history did; a body that ``end`` raises for is replaced by one that holds
+        ``id``, ``object`` and ``created_at``. Called once, before the first turn.
         """
 
     async def probe(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ from agentic_trio.store.base import (
     StoredResponse,
     StoreError,
 )
+from agentic_trio.store.failures import is_database_failure
 from agentic_trio.store.paging import page_of_list, page_of_view
 from agentic_trio.store.threads import (
     CHAIN,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agentic_trio.store.base import Page, PageQuery
+
+logger = logging.getLogger("agentic_trio")
 
 _pending = msgspec.json.Decoder(list[tuple[str, bool, msgspec.Raw]])
 
@@ -285,30 +289,86 @@ def delete_response(connection: sqlite3.Connection, owner: str, id: str) -> None
     connection.execute("DELETE FROM response WHERE owner = ? AND id = ?", (owner, id))
 
 
+class _Announced(NamedTuple):
+    """The row of a response that has not ended."""
+
+    key: int
+    owner: bytes
+    id: bytes
+    created_at: int
+    thread: int | None
+    base: int | None
+    conversation: bytes | None
+    open: bytes | None
+    pending: bytes
+    body: bytes
+    fingerprint: bytes | None
+
+    def history(self) -> Place | None:
+        return None if self.thread is None or self.base is None else Place(self.thread, self.base)
+
+
+_ANNOUNCED = (
+    "SELECT response.key, response.owner, response.id, response.created_at, response.thread, base,"
+    " conversation.id, response.open, pending, body, fingerprint"
+    " FROM response LEFT JOIN conversation ON conversation.thread = response.conversation"
+    " WHERE pending IS NOT NULL"
+)
+
+
 def recover(connection: sqlite3.Connection, fail: Callable[[bytes], bytes]) -> int:
     """See ``Store.recover``."""
-    rows = connection.execute(
-        "SELECT response.owner, response.id, response.created_at, response.thread, base, conversation.id,"
-        " response.open, pending, body, fingerprint"
-        " FROM response LEFT JOIN conversation ON conversation.thread = response.conversation"
-        " WHERE pending IS NOT NULL ORDER BY response.key"
-    ).fetchall()
-    for owner, id, created_at, thread, base, conversation, calls, pending, body, fingerprint in rows:
-        ending = Ending(
-            owner=owner.decode(),
-            id=id.decode(),
-            created_at=created_at,
-            status="failed",
-            base=None if thread is None else Place(thread, base),
-            conversation=None if conversation is None else conversation.decode(),
-            input=_load_items(pending),
-            output=(),
-            open_calls=load_calls(calls),
-            body=fail(body),
-            fingerprint=fingerprint,
-        )
-        end(connection, ending)
+    rows = connection.execute(f"{_ANNOUNCED} ORDER BY response.key").fetchall()
+    for row in rows:
+        _fail(connection, _Announced(*row), fail)
     return len(rows)
+
+
+def _fail(connection: sqlite3.Connection, row: _Announced, fail: Callable[[bytes], bytes]) -> None:
+    """End an announced response as failed: with its input, or without it if that can't be."""
+    connection.execute("SAVEPOINT failing")
+    try:
+        _fail_whole(connection, row, fail)
+    except Exception as error:
+        if is_database_failure(error) or not connection.in_transaction:
+            raise
+        connection.execute("ROLLBACK TO failing")
+        logger.error("turn %s failed, and its input is lost", row.id.decode(errors="replace"), exc_info=error)
+        _fail_alone(connection, row, fail)
+    connection.execute("RELEASE failing")
+
+
+def _fail_whole(connection: sqlite3.Connection, row: _Announced, fail: Callable[[bytes], bytes]) -> None:
+    ending = Ending(
+        owner=row.owner.decode(),
+        id=row.id.decode(),
+        created_at=row.created_at,
+        status="failed",
+        base=row.history(),
+        conversation=None if row.conversation is None else row.conversation.decode(),
+        input=_load_items(row.pending),
+        output=(),
+        open_calls=load_calls(row.open),
+        body=fail(row.body),
+        fingerprint=row.fingerprint,
+    )
+    end(connection, ending)
+
+
+def _fail_alone(connection: sqlite3.Connection, row: _Announced, fail: Callable[[bytes], bytes]) -> None:
+    """Let it end where its history does, in whose thread nothing is written: that may be full, or gone."""
+    owner, id = row.owner.decode(errors="replace"), row.id.decode(errors="replace")
+    place = row.history() or new_thread(connection, owner, CHAIN, None, ())
+    try:
+        body = fail(row.body)
+    except Exception:
+        # Text that can't be read: one that is nested deeper than a decoder goes, say.
+        body = fail(msgspec.json.encode({"id": id, "object": "response", "created_at": row.created_at}))
+    connection.execute(
+        "UPDATE response SET thread = ?, base = ?, first = ?, last = ?, status = 'failed', open = NULL,"
+        " pending = NULL, body = CAST(? AS TEXT) WHERE key = ?",
+        (place.thread, place.position, place.position + 1, place.position, body, row.key),
+    )
 
 
 def find_items(connection: sqlite3.Connection, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
