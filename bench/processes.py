@@ -33,13 +33,15 @@ class Server:
     Attributes:
         name: what the tables call it.
         url: where it listens, without a path.
+        process: None for one that isn't ours to start, or to look into: it costs nothing.
+        log: where its output goes.
         database: its SQLite file, if it has one.
     """
 
     name: str
     url: str
-    process: subprocess.Popen[bytes]
-    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    log: Path = Path(os.devnull)
     database: Path | None = None
 
     def cpu(self) -> float:
@@ -69,7 +71,7 @@ class Server:
     async def wait_ready(self, path: str = "/health") -> None:
         """Wait until it answers. Raises RuntimeError, with its last words, when it ends or is too slow."""
         with trio.move_on_after(START_TIMEOUT):
-            while self.process.poll() is None:
+            while self.process is None or self.process.poll() is None:
                 try:
                     async with Client(self.url) as client:
                         if (await client.get(path)).status == 200:
@@ -81,6 +83,8 @@ class Server:
 
     def stop(self) -> None:
         """End it: gracefully, then by force."""
+        if self.process is None:
+            return
         self.process.terminate()
         try:
             self.process.wait(STOP_TIMEOUT)
@@ -89,7 +93,7 @@ class Server:
             self.process.wait()
 
     def _pids(self) -> list[int]:
-        pids = [self.process.pid]
+        pids = [] if self.process is None else [self.process.pid]
         for pid in pids:
             try:
                 pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Rows = list[list[str]]
 
 GROUP_HEADER = ["group", "samples", "median ms", "95 % interval", "p99 ms"]
-LOAD_HEADER = ["work", "at", "requests", "a second", "p50 ms", "p99 ms", "CPU us", "RSS MB"]
+LOAD_HEADER = ["work", "at", "requests", "a second", "first ms", "p50 ms", "p99 ms", "CPU us", "RSS MB"]
 SIZE_HEADER = ["size", "value"]
 
 
@@ -43,8 +43,9 @@ def _group_row(group: Group) -> list[str]:
 
 
 def _load_row(point: LoadPoint) -> list[str]:
-    numbers = [short(value) for value in (point.per_second, point.p50, point.p99, point.cpu)]
-    return [point.name, str(point.at), str(point.requests), *numbers, short(point.rss / 1e6)]
+    times = [short(value) for value in (point.per_second, point.first, point.p50, point.p99)]
+    costs = [short(value) if value else "" for value in (point.cpu, point.rss / 1e6)]
+    return [point.name, str(point.at), str(point.requests), *times, *costs]
 
 
 def html(results: Results) -> str:
@@ -75,7 +76,12 @@ def _plots(results: Results) -> Iterable[tuple[str, str]]:
     )
     yield (
         "CPU of the gateway for a request, against clients",
-        line_chart(_load_series(results.concurrency, "cpu"), x="clients", y="us", log_x=True),
+        line_chart(
+            _load_series([point for point in results.concurrency if point.cpu], "cpu"),
+            x="clients",
+            y="us",
+            log_x=True,
+        ),
     )
     yield (
         "Latency against depth",

@@ -45,15 +45,17 @@ class LoadPoint:
 
     Attributes:
         at: clients, or turns before.
-        p50: milliseconds, as is ``p99``.
-        cpu: microseconds of the gateway's CPU for a request.
-        rss: the gateway's resident bytes after it.
+        first: milliseconds until the answer's first bytes, the median.
+        p50: milliseconds until its last, as is ``p99``.
+        cpu: microseconds of the gateway's CPU for a request; 0 of the upstream itself.
+        rss: the gateway's resident bytes after it; likewise.
     """
 
     name: str
     at: int
     requests: int
     per_second: float
+    first: float
     p50: float
     p99: float
     cpu: float
@@ -68,6 +70,7 @@ class LoadPoint:
             at=at,
             requests=len(ordered),
             per_second=len(ordered) / cost.seconds,
+            first=median([first * 1e3 for first in cost.firsts]),
             p50=median(ordered),
             p99=quantile(ordered, 0.99),
             cpu=cost.cpu,

@@ -33,7 +33,7 @@ from scripts.seed_turns import open_url, seed
 from bench import works
 from bench.checks import Asker
 from bench.client import Client
-from bench.processes import fake_upstream, our_gateway
+from bench.processes import Server, fake_upstream, our_gateway
 from bench.progress import Progress
 from bench.report import html, terminal
 from bench.results import Group, LoadPoint, Results
@@ -67,7 +67,7 @@ class Size:
 LONG = Size(100, 5, (1, 4, 16, 64, 256, 500), 2000, (1, 10, 100, 1000), 20, 500, 1000)
 SHORT = Size(30, 3, (1, 16, 64, 500), 300, (1, 10, 100, 1000), 5, 500, 300)
 TINY = Size(3, 2, (1, 4), 8, (1, 3), 2, 8, 4)
-REAL = Size(10, 3, (1, 4, 16), 16, (1, 10), 5, 0, 0)
+REAL = Size(20, 3, (1, 4, 16, 64), 64, (1, 10), 5, 0, 0)
 """For a real model, whose own time is what takes long."""
 
 
@@ -79,7 +79,7 @@ class Benchmark:
         self.base = base
         self.model = model
         self.directory = directory
-        steps = 4 + len(size.clients) * 2 + len(size.depths) * 2 + 2 * 2 * size.turns
+        steps = 4 + len(size.clients) * 6 + len(size.depths) * 2 + 2 * 2 * size.turns
         self.progress = Progress(steps)
 
     async def run(self) -> Results:
@@ -178,14 +178,25 @@ class Benchmark:
             return found
 
     async def concurrency(self, subject: Subject) -> None:
-        """Stored and passing requests, from one client to many."""
-        for store in (True, False):
-            name = f"store={str(store).lower()}"
-            for clients in self.size.clients:
-                self.progress.step(f"{name}, {clients} clients")
-                requests = max(self.size.requests, 2 * clients)
-                cost = await works.whole(subject, clients=clients, requests=requests, store=store, warmup=2)
-                self.results.concurrency.append(LoadPoint.of(name, clients, cost, subject.server.rss()))
+        """From one client to many: the upstream itself, what passes through, and what is stored."""
+        direct = Subject(Server("direct", self.upstream), self.asker)
+        for stream in (False, True):
+            for name, asked, store in (
+                ("direct", direct, False),
+                ("store=false", subject, False),
+                ("store=true", subject, True),
+            ):
+                await self.load(f"{name}, stream" if stream else name, asked, store=store, stream=stream)
+
+    async def load(self, name: str, subject: Subject, *, store: bool, stream: bool) -> None:
+        """One kind of request, at each number of clients."""
+        for clients in self.size.clients:
+            self.progress.step(f"{name}, {clients} clients")
+            requests = max(self.size.requests, 2 * clients)
+            cost = await works.whole(
+                subject, clients=clients, requests=requests, store=store, stream=stream, warmup=2
+            )
+            self.results.concurrency.append(LoadPoint.of(name, clients, cost, subject.server.rss()))
 
     async def depth(self, subject: Subject) -> None:
         """Continuing chains and conversations, from short ones to long ones."""

@@ -31,11 +31,13 @@ class Cost:
     Attributes:
         cpu: microseconds of the gateway's CPU for each unit (a request or an event).
         latencies: seconds, of each request.
+        firsts: seconds until the first bytes of its answer's body.
         seconds: from the first request to the last answer.
     """
 
     cpu: float
     latencies: list[float]
+    firsts: list[float]
     seconds: float
 
 
@@ -80,12 +82,20 @@ async def measured(
     before = subject.server.cpu()
     replies, seconds = await load(url, clients, requests, exchange)
     cpu = (subject.server.cpu() - before) * 1e6 / (requests * units)
-    return Cost(cpu, [reply.total for reply in replies], seconds)
+    return Cost(cpu, [reply.total for reply in replies], [reply.first for reply in replies], seconds)
 
 
-async def whole(subject: Subject, *, clients: int, requests: int, store: bool, warmup: int = WARMUP) -> Cost:
-    """Requests that are not streamed."""
-    body = subject.asker.body(store=store)
+async def whole(
+    subject: Subject,
+    *,
+    clients: int,
+    requests: int,
+    store: bool,
+    stream: bool = False,
+    warmup: int = WARMUP,
+) -> Cost:
+    """Requests with short answers; the CPU is that of one request."""
+    body = subject.asker.body(store=store, stream=stream)
 
     async def exchange(client: Client) -> Reply:
         reply = await client.post(RESPONSES, body)

@@ -39,7 +39,13 @@ def test_tiny_run_measures_every_group_and_writes_its_report(tmp_path):
             for turns in (1, 2)
         ),
     ]
-    assert all(point["cpu"] > 0 for point in found["concurrency"] + found["depth"])
+    works = ["direct", "store=false", "store=true"]
+    load = found["concurrency"]
+    assert list(dict.fromkeys(point["name"] for point in load)) == works + [
+        f"{name}, stream" for name in works
+    ]
+    assert all((point["cpu"] > 0) == ("direct" not in point["name"]) for point in load + found["depth"])
+    assert all(0 < point["first"] <= point["p99"] for point in load)
     assert found["sizes"]["database, for each byte of items"] > 1
     page = (tmp_path / "run.html").read_text()
     assert page.count("<svg") == 6
