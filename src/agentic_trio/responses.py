@@ -42,7 +42,7 @@ class Responses:
     async def _told(self, owner: str, id: str) -> Ending | None:
         """An ending that may be told before it is recorded: a failure, which a crash would make of it too."""
         ending = self._unrecorded.find(owner, id)
-        if ending is None or ending.status == "failed":
+        if ending is not None and ending.status == "failed":
             return ending
         with StateErrors():
             await self._unrecorded.settle(owner, id)

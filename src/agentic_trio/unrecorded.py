@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.store.base import StoreError
+from agentic_trio.wire.response import unstored
 
 if TYPE_CHECKING:
     from agentic_trio.store.base import Ending, Store
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("agentic_trio")
 
 MAX_UNRECORDED = 1000
-"""How many endings are kept; when a store fails for longer, the oldest are given up, and said so."""
+"""How many endings are kept; when a store fails for longer, the oldest are given up, and said so: their
+responses become ``failed``, without output, as soon as the store takes that."""
 
 MAX_UNRECORDED_BYTES = 256 * 1024 * 1024
 """How much of them, for the same: an ending holds its turn's whole stream."""
+
+MAX_GIVEN_UP = 100_000
+"""How many responses are known to be given up; what is forgotten is under way until the next start."""
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
@@ -31,6 +36,7 @@ class Unrecorded:
         self._store = store
         self._endings: dict[str, Ending] = {}
         self._sizes: dict[str, int] = {}
+        self._given_up: dict[str, str] = {}  # id -> owner
         self._wanted = trio.Event()
 
     def keep(self, ending: Ending) -> None:
@@ -39,14 +45,21 @@ class Unrecorded:
         self._endings[ending.id] = ending
         self._sizes[ending.id] = _size(ending)
         while len(self._endings) > MAX_UNRECORDED or sum(self._sizes.values()) > MAX_UNRECORDED_BYTES:
-            lost = next(iter(self._endings))
-            self._drop(lost)
-            logger.error("gave up recording turn %s: too many are waiting for the store", lost)
+            lost = next(iter(self._endings.values()))
+            logger.error("gave up recording turn %s: too many are waiting for the store", lost.id)
+            self._give_up(lost)
         self._wanted.set()
+
+    def _give_up(self, ending: Ending) -> None:
+        self._drop(ending.id)
+        self._given_up[ending.id] = ending.owner
+        if len(self._given_up) > MAX_GIVEN_UP:
+            self._drop(next(iter(self._given_up)))
 
     def _drop(self, id: str) -> None:
         self._endings.pop(id, None)
         self._sizes.pop(id, None)
+        self._given_up.pop(id, None)
 
     def find(self, owner: str, id: str) -> Ending | None:
         """The ending of a response that is not recorded yet."""
@@ -54,7 +67,7 @@ class Unrecorded:
         return ending if ending is not None and ending.owner == owner else None
 
     async def settle(self, owner: str, id: str) -> None:
-        """Record a response's ending now, if it is in care: what comes next needs it on disk.
+        """Record a response's ending now, if it is in care or was given up: what comes next needs it on disk.
 
         Without this, one that is deleted meanwhile would come back when it is tried again.
 
@@ -63,10 +76,16 @@ class Unrecorded:
 
         Cancellation: it stays in care.
         """
-        ending = self.find(owner, id)
+        if self.find(owner, id) is not None or self._given_up.get(id) == owner:
+            await self._record(id)
+
+    async def _record(self, id: str) -> None:
+        ending = self._endings.get(id)
         if ending is not None:
             await self._store.end(ending)
-            self._drop(id)
+        else:
+            await self._store.fail(self._given_up[id], id, unstored)
+        self._drop(id)
 
     async def run(self) -> None:
         """Try again, ever more slowly, for as long as there is anything to record.
@@ -77,18 +96,18 @@ class Unrecorded:
             await self._wanted.wait()
             self._wanted = trio.Event()
             delay = FIRST_DELAY
-            while self._endings:
+            while self._endings or self._given_up:
                 await trio.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY)
                 await self.flush()
 
     async def flush(self) -> None:
-        """Try each ending once."""
-        for id, ending in list(self._endings.items()):
-            if id not in self._endings:
+        """Try each of them once."""
+        for id in [*self._given_up, *self._endings]:
+            if id not in self._endings and id not in self._given_up:
                 continue
             try:
-                await self._store.end(ending)
+                await self._record(id)
             except StoreError:
                 # It may be this one alone that the store refuses: next time another goes first.
                 if id in self._endings:
@@ -96,9 +115,12 @@ class Unrecorded:
                 return
             except Exception:
                 logger.exception("gave up recording turn %s: it can't be", id)
-            self._drop(id)
+                if id in self._endings:
+                    self._give_up(self._endings[id])
+                else:
+                    self._drop(id)
 
 
 def _size(ending: Ending) -> int:
     items = sum(len(item.data) for item in (*ending.input, *ending.output))
-    return items + sum(map(len, ending.events))
+    return items + len(ending.body) + sum(map(len, ending.events))

@@ -192,11 +192,16 @@ class Model:
     def recover(self) -> int:
         under_way = [id for id, answer in self.answers.items() if answer.spot is None]
         for id in under_way:
-            answer = self.answers[id]
-            name = answer.talk.id if answer.talk and self.talks.get(answer.talk.id) is answer.talk else None
-            body = b'{"failed":' + answer.body + b"}"
-            self.end(id, "failed", body, answer.base, name, answer.input, [], answer.open)
+            self.fail(id)
         return len(under_way)
+
+    def fail(self, id: str) -> None:
+        answer = self.answers.get(id)
+        if answer is None or answer.spot is not None:
+            return
+        name = answer.talk.id if answer.talk and self.talks.get(answer.talk.id) is answer.talk else None
+        body = b'{"failed":' + answer.body + b"}"
+        self.end(id, "failed", body, answer.base, name, answer.input, [], answer.open)
 
     def _issue(self, items: list[Item]) -> None:
         for item in items:

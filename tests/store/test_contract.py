@@ -322,6 +322,21 @@ async def test_recover_keeps_a_turn_whose_conversation_is_gone(store: Store):
     assert await texts(store, response="a") == data("first", "x")
 
 
+async def test_fail_ends_only_the_one_that_is_named_and_under_way(store: Store):
+    await store.announce(announcement("a", None, items("x")))
+    await store.announce(announcement("b", None, items("y")))
+    await take_turn(store, "c")
+    ended = await store.response(OWNER, "c")
+    for id in ("a", "c", "nope"):
+        await store.fail(OWNER, id, lambda body: b'{"was":' + body + b"}")
+    await store.fail("another", "b", lambda body: b"{}")
+
+    assert (await store.response(OWNER, "a")).status == "failed"
+    assert await texts(store, response="a") == data("x")
+    assert (await store.response(OWNER, "b")).status == "in_progress"
+    assert await store.response(OWNER, "c") == ended
+
+
 async def test_a_partial_item_is_output_and_in_no_history(store: Store):
     await new_conversation(store)
     cut = Item("cut", item("cut").data, partial=True)

@@ -52,6 +52,7 @@ RARE = st.one_of(
     st.tuples(st.just("delete_response"), NUMBER),
     st.tuples(st.just("create"), ITEMS, CALLS),
     st.tuples(st.just("delete_conversation"), NUMBER),
+    st.tuples(st.just("fail"), NUMBER),
     st.tuples(st.just("recover")),
 )
 STEP = st.sampled_from(
@@ -200,6 +201,11 @@ class Pair:
             id = recent(self.announced, number)
             *base, input = self.announced[id]
             await self.finish(id, tuple(base), status, input, self.make(made), calls)
+
+    async def fail(self, number: int) -> None:
+        id = pick(self.model.answers, number)
+        self.model.fail(id)
+        await self.store.fail(self.owner, id, lambda body: b'{"failed":' + body + b"}")
 
     async def withdraw(self, number: int) -> None:
         id = pick(self.model.answers, number)

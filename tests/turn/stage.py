@@ -70,6 +70,7 @@ class FakeStore:
         self.before: dict[str, Callable[[], Awaitable[None]]] = {}
         self.announced: dict[str, Announcement] = {}
         self.ended: dict[str, Ending] = {}
+        self.failed: dict[str, bytes] = {}
         self.endings = 0
         self.found = History()
         self.items: dict[str, bytes] = {}
@@ -112,6 +113,11 @@ class FakeStore:
         await self._called("end")
         self.ended[ending.id] = ending
         self.endings += 1
+        await trio.lowlevel.checkpoint()
+
+    async def fail(self, owner: str, id: str, end: Callable[[bytes], bytes]) -> None:
+        await self._called("fail")
+        self.failed[id] = end(self.announced[id].body)
         await trio.lowlevel.checkpoint()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from agentic_trio import unrecorded
 from agentic_trio.errors import GatewayError, InvalidRequest, ServiceUnavailable, TurnTimeout, UpstreamError
 from agentic_trio.store.base import History, Missing, NotEnded, Place, StoreError, ThreadFull
 from agentic_trio.turns import Turns
@@ -477,6 +478,49 @@ async def test_an_ending_that_the_store_always_refuses_does_not_hold_up_the_othe
     await stage.services.unrecorded.flush()
     await stage.services.unrecorded.flush()
     assert list(stage.store.ended) == [other.id]
+
+
+async def test_an_ending_that_was_given_up_becomes_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unrecorded, "MAX_UNRECORDED", 1)
+    stage = Stage()
+    care = stage.services.unrecorded
+    stage.store.before["end"] = stage.store.before["fail"] = failing(StoreError("full"))
+    first, second = stage.turn(), stage.turn()
+    await first.run()
+    await second.run()
+    assert care.find("", first.id) is None
+    with pytest.raises(StoreError):
+        await care.settle("", first.id)
+    await care.settle("another", first.id)
+    stage.store.before.clear()
+    await care.flush()
+    assert list(stage.store.ended) == [second.id]
+    failed = json.loads(stage.store.failed[first.id])
+    assert (failed["status"], failed["error"]["message"]) == ("failed", "The response could not be stored.")
+    await care.flush()
+    assert stage.store.calls.count("fail") == 2
+
+
+async def test_an_ending_that_can_never_be_recorded_becomes_a_failure() -> None:
+    stage = Stage()
+    stage.store.before["end"] = failing(ThreadFull())
+    turn = stage.turn()
+    await turn.run()
+    await stage.services.unrecorded.flush()
+    await stage.services.unrecorded.flush()
+    assert list(stage.store.failed) == [turn.id]
+
+
+async def test_of_endings_that_were_given_up_so_many_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unrecorded, "MAX_UNRECORDED", 0)
+    monkeypatch.setattr(unrecorded, "MAX_GIVEN_UP", 2)
+    stage = Stage()
+    stage.store.before["end"] = failing(StoreError("full"))
+    turns = [stage.turn() for _ in range(3)]
+    for turn in turns:
+        await turn.run()
+    await stage.services.unrecorded.flush()
+    assert list(stage.store.failed) == [turn.id for turn in turns[1:]]
 
 
 async def test_an_ending_that_the_store_refuses_is_an_error_where_nothing_is_streamed() -> None:

@@ -351,5 +351,8 @@ class Store(Protocol):
         ``id``, ``object`` and ``created_at``. Called once, before the first turn.
         """
 
+    async def fail(self, owner: str, id: str, end: Callable[[bytes], bytes]) -> None:
+        """Record one response as ``recover`` does. Unknown or ended ones are left alone."""
+
     async def probe(self) -> None:
         """Prove that the store can be written to now."""

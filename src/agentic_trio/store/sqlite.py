@@ -189,6 +189,9 @@ class SqliteStore:
     async def recover(self, end: Callable[[bytes], bytes]) -> int:
         return await self.writer.write(lambda db: turns.recover(db, end))
 
+    async def fail(self, owner: str, id: str, end: Callable[[bytes], bytes]) -> None:
+        await self.writer.write(lambda db: turns.fail(db, owner, id, end))
+
     async def probe(self) -> None:
         def touch(db: sqlite3.Connection) -> None:
             db.execute(schema.MARK)

@@ -316,29 +316,37 @@ _ANNOUNCED = (
 )
 
 
-def recover(connection: sqlite3.Connection, fail: Callable[[bytes], bytes]) -> int:
+def recover(connection: sqlite3.Connection, failed: Callable[[bytes], bytes]) -> int:
     """See ``Store.recover``."""
     rows = connection.execute(f"{_ANNOUNCED} ORDER BY response.key").fetchall()
     for row in rows:
-        _fail(connection, _Announced(*row), fail)
+        _fail(connection, _Announced(*row), failed)
     return len(rows)
 
 
-def _fail(connection: sqlite3.Connection, row: _Announced, fail: Callable[[bytes], bytes]) -> None:
+def fail(connection: sqlite3.Connection, owner: str, id: str, failed: Callable[[bytes], bytes]) -> None:
+    """See ``Store.fail``."""
+    select = f"{_ANNOUNCED} AND response.owner = ? AND response.id = ?"
+    row = connection.execute(select, (owner, id)).fetchone()
+    if row is not None:
+        _fail(connection, _Announced(*row), failed)
+
+
+def _fail(connection: sqlite3.Connection, row: _Announced, failed: Callable[[bytes], bytes]) -> None:
     """End an announced response as failed: with its input, or without it if that can't be."""
     connection.execute("SAVEPOINT failing")
     try:
-        _fail_whole(connection, row, fail)
+        _fail_whole(connection, row, failed)
     except Exception as error:
         if is_database_failure(error) or not connection.in_transaction:
             raise
         connection.execute("ROLLBACK TO failing")
         logger.error("turn %s failed, and its input is lost", row.id.decode(errors="replace"), exc_info=error)
-        _fail_alone(connection, row, fail)
+        _fail_alone(connection, row, failed)
     connection.execute("RELEASE failing")
 
 
-def _fail_whole(connection: sqlite3.Connection, row: _Announced, fail: Callable[[bytes], bytes]) -> None:
+def _fail_whole(connection: sqlite3.Connection, row: _Announced, failed: Callable[[bytes], bytes]) -> None:
     ending = Ending(
         owner=row.owner.decode(),
         id=row.id.decode(),
@@ -349,21 +357,21 @@ def _fail_whole(connection: sqlite3.Connection, row: _Announced, fail: Callable[
         input=_load_items(row.pending),
         output=(),
         open_calls=load_calls(row.open),
-        body=fail(row.body),
+        body=failed(row.body),
         fingerprint=row.fingerprint,
     )
     end(connection, ending)
 
 
-def _fail_alone(connection: sqlite3.Connection, row: _Announced, fail: Callable[[bytes], bytes]) -> None:
+def _fail_alone(connection: sqlite3.Connection, row: _Announced, failed: Callable[[bytes], bytes]) -> None:
     """Let it end where its history does, in whose thread nothing is written: that may be full, or gone."""
     owner, id = row.owner.decode(errors="replace"), row.id.decode(errors="replace")
     place = row.history() or new_thread(connection, owner, CHAIN, None, ())
     try:
-        body = fail(row.body)
+        body = failed(row.body)
     except Exception:
         # Text that can't be read: one that is nested deeper than a decoder goes, say.
-        body = fail(msgspec.json.encode({"id": id, "object": "response", "created_at": row.created_at}))
+        body = failed(msgspec.json.encode({"id": id, "object": "response", "created_at": row.created_at}))
     connection.execute(
         "UPDATE response SET thread = ?, base = ?, first = ?, last = ?, status = 'failed', open = NULL,"
         " pending = NULL, body = CAST(? AS TEXT) WHERE key = ?",

@@ -63,10 +63,16 @@ def with_output(body: bytes, output: Iterable[bytes]) -> bytes:
 
 def crashed(body: bytes) -> bytes:
     """An announced body, ended by a crash: the response failed, and says why."""
+    return _failed(body, "The server stopped before the response was complete.")
+
+
+def unstored(body: bytes) -> bytes:
+    """An announced body whose ending could not be kept: the response failed, and says why."""
+    return _failed(body, "The response could not be stored.")
+
+
+def _failed(body: bytes, message: str) -> bytes:
     members = decode_object(body)
     members["status"] = "failed"
-    members["error"] = {
-        "code": "server_error",
-        "message": "The server stopped before the response was complete.",
-    }
+    members["error"] = {"code": "server_error", "message": message}
     return encode(members)
