@@ -158,8 +158,9 @@ def check_item(item: Json) -> Json:
         require(item.get(key) is not None, f"a {kind} has `{key}`", item)
     if kind in ("message", "function_call"):
         require(item["status"] in STATUSES, f"the status of a {kind} is one of {STATUSES}", item)
-    for key in ("call_id", "name", "arguments", "input"):
-        require(isinstance(item.get(key, ""), str), f"`{key}` is a string", item)
+    # Of types that are not known here nothing is known of their members either.
+    for key in ("call_id", "name", "arguments", "input") if kind in REQUIRED else ():
+        require(isinstance(item.get(key, ""), str), f"`{key}` of a {kind} is a string", item)
     # Open Responses has these as "string" where present, not as "string or null".
     for key in ("phase", "encrypted_content"):
         require(item.get(key, "") is not None, f"`{key}` is left out when it is not known", item)
