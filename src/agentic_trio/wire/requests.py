@@ -104,6 +104,9 @@ ECHO_DEFAULTS: Members = {
 }
 """The members of a Response object that repeat the request, and what they are where it is silent."""
 
+_ECHO_DEFAULTS: Members = {
+    name: b'"%b":%b' % (name.encode(), default) for name, default in ECHO_DEFAULTS.items()
+}
 
 HOSTED_FIELDS = frozenset(
     {
@@ -177,21 +180,17 @@ class CreateResponse:
 
     def echo(self) -> bytes:
         """The Response object's members that repeat this request, as JSON text without braces."""
-        members = self.members
-        parts = []
-        for name, default in ECHO_DEFAULTS.items():
-            value = members.get(name)
-            if value is None:
-                value = default
-            elif name in _ECHOED:
-                value = encode(_ECHOED[name](_decode(value)))
-            parts.append(b'"%b":%b' % (name.encode(), value))
+        parts = _ECHO_DEFAULTS.copy()
+        for name, value in self.members.items():
+            if name in parts:
+                convert = _ECHOED.get(name)
+                text = value if convert is None else encode(convert(_decode(value)))
+                parts[name] = b'"%b":%b' % (name.encode(), text)
+        echo = b",".join(parts.values())
         if self.conversation is None:
-            parts.append(b'"conversation_id":null')
-        else:
-            id = encode(self.conversation)
-            parts.append(b'"conversation":{"id":%b},"conversation_id":%b' % (id, id))
-        return b",".join(parts)
+            return echo + b',"conversation_id":null'
+        id = encode(self.conversation)
+        return b'%b,"conversation":{"id":%b},"conversation_id":%b' % (echo, id, id)
 
     def upstream_body(self, items: Sequence[bytes], *, stream: bool) -> bytes:
         """The stateless request: everything that was sent, with the whole context as its input.
