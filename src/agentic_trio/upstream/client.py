@@ -142,10 +142,9 @@ class Upstream:
             url = self._urls[path] = httpx.URL(self._origin + path)
         return url
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self, body: bytes, context: RequestContext, meanwhile: Meanwhile
-    ) -> AsyncIterator[Answer]:
+    ) -> AbstractAsyncContextManager[Answer]:
         """Ask for a response, and read its answer inside the block.
 
         ``meanwhile`` is awaited when the request has been sent, while the server works. What it raises ends
@@ -157,23 +156,11 @@ class Upstream:
         Cancellation: closes the connection at once, so that the server stops generating.
         """
         headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
-        call = self.forward("POST", "/v1/responses", b"", headers, body, context, meanwhile)
-        async with call as answer:
-            if answer.status != 200:
-                words = await answer.beginning(MAX_REFUSAL_BYTES)
-                status = answer.status if answer.status >= 400 else 502
-                raise refusal(status, words, answer.header(b"retry-after"))
-            yield answer
+        request = self._request("POST", "/v1/responses", b"", headers, body, context)
+        return _Asked(self._transport, request, meanwhile)
 
     def forward(
-        self,
-        method: str,
-        path: str,
-        query: bytes,
-        headers: Headers,
-        body: bytes,
-        context: RequestContext,
-        meanwhile: Meanwhile | None = None,
+        self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
     ) -> AbstractAsyncContextManager[Answer]:
         """Send a request as it is, with its context's authorization; read the answer inside the block.
 
@@ -182,6 +169,11 @@ class Upstream:
 
         Cancellation: closes the connection at once.
         """
+        return _Call(self._transport, self._request(method, path, query, headers, body, context))
+
+    def _request(
+        self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
+    ) -> httpx.Request:
         sent = [(b"host", self._host), *headers]
         if body or method != "GET":
             sent.append((b"content-length", b"%d" % len(body)))
@@ -190,14 +182,13 @@ class Upstream:
         if context.request_id:
             sent.append((b"x-request-id", context.request_id.encode()))
         # Given as a stream, the body leaves the headers to us: httpx would look up each that it may add.
-        request = httpx.Request(
+        return httpx.Request(
             method,
             self._url(path, query),
             headers=sent,
             stream=httpx.ByteStream(body),
             extensions=self._extensions,
         )
-        return _Call(self._transport, request, meanwhile)
 
     async def probe(self, context: RequestContext) -> None:
         """Ask whether the server is well and lists its models. Raises UpstreamError when it is not."""
@@ -219,7 +210,7 @@ class _Call:
     """One request, open for as long as its answer is read."""
 
     def __init__(
-        self, transport: StreamTransport, request: httpx.Request, meanwhile: Meanwhile | None
+        self, transport: StreamTransport, request: httpx.Request, meanwhile: Meanwhile | None = None
     ) -> None:
         self._transport = transport
         self._request = request
@@ -239,6 +230,21 @@ class _Call:
     ) -> None:
         await self._exchange.aclose()
         _raise_ours(error)
+
+
+class _Asked(_Call):
+    """A call whose answer is a response, not a refusal."""
+
+    async def __aenter__(self) -> Answer:
+        answer = await super().__aenter__()
+        if answer.status == 200:
+            return answer
+        try:
+            words = await answer.beginning(MAX_REFUSAL_BYTES)
+        finally:
+            await self._exchange.aclose()
+        status = answer.status if answer.status >= 400 else 502
+        raise refusal(status, words, answer.header(b"retry-after"))
 
 
 class UpstreamErrors:
