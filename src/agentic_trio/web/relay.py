@@ -12,9 +12,7 @@ from agentic_trio.web.reply import Reply
 from agentic_trio.web.request import this_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from agentic_trio.upstream.client import Answer
+    from agentic_trio.upstream.client import Answer, Headers
     from agentic_trio.web.request import Scoped
 
 routes = Blueprint("relay", __name__)
@@ -93,7 +91,7 @@ async def relay(request: Scoped, path: str, body: bytes) -> Reply:
         UpstreamError: the upstream could not be reached.
     """
     fields = request.fields
-    kept_back = NOT_FORWARDED | _named(value for name, value in fields if name == b"connection")
+    kept_back = _with_named(NOT_FORWARDED, fields)
     if request.gateway.config.client_auth == "replace":
         kept_back |= {b"x-api-key"}
     headers = [field for field in fields if field[0] not in kept_back]
@@ -111,7 +109,7 @@ async def relay(request: Scoped, path: str, body: bytes) -> Reply:
         )
     )
     received = [(name.lower(), value) for name, value in answer.headers]
-    kept_back = NOT_RETURNED | _named(value for name, value in received if name == b"connection")
+    kept_back = _with_named(NOT_RETURNED, received)
     # Which pages may call is this server's to say, not the upstream's.
     returned = [
         field
@@ -121,9 +119,12 @@ async def relay(request: Scoped, path: str, body: bytes) -> Reply:
     return Reply(RelayBody(answer), answer.status, returned)
 
 
-def _named(connection: Iterable[bytes]) -> frozenset[bytes]:
-    """The headers that ``Connection`` headers name: they belong to the connection as well."""
-    return frozenset(name.strip().lower() for value in connection for name in value.split(b","))
+def _with_named(kept_back: frozenset[bytes], fields: Headers) -> frozenset[bytes]:
+    """With the headers that ``Connection`` headers name: they belong to the connection as well."""
+    for name, value in fields:
+        if name == b"connection":
+            kept_back = kept_back.union(named.strip().lower() for named in value.split(b","))
+    return kept_back
 
 
 class RelayBody(PlainBody):

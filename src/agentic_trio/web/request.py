@@ -20,7 +20,7 @@ from agentic_trio.minting import mint_id
 from agentic_trio.web.reply import Reply, json_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AbstractContextManager
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
@@ -50,18 +50,19 @@ class Scoped:
     nursery: trio.Nursery
     stack: AsyncExitStack
     _context: RequestContext | None = None
+    _firsts: dict[bytes, bytes] | None = None
 
     @property
-    def fields(self) -> Iterable[tuple[bytes, bytes]]:
+    def fields(self) -> list[tuple[bytes, bytes]]:
         """The headers as they came, names in lower case."""
-        return cast("Iterable[tuple[bytes, bytes]]", self.scope["headers"])
+        return cast("list[tuple[bytes, bytes]]", self.scope["headers"])
 
     def field(self, name: bytes) -> str | None:
         """The first header of this (lower-case) name."""
-        for key, value in self.fields:
-            if key == name:
-                return value.decode("latin-1")
-        return None
+        if self._firsts is None:
+            self._firsts = dict(reversed(self.fields))
+        value = self._firsts.get(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def context(self) -> RequestContext:
@@ -148,15 +149,12 @@ class RequestNursery(TrioASGIHTTPConnection):
         handler = self.app.direct.get((self.scope["method"], self.scope["path"]))
         watch: Watch | None = getattr(receive, "watch", None)
         async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-            if (
-                handler is None
-                or watch is None
-                or any(name == b"origin" for name, _ in self.scope["headers"])
-            ):
-                await self._dispatch(nursery, stack, receive, send)
-            else:
-                scope, gateway = self.scope, self.app.gateway
-                await self._call(handler, DirectRequest(scope, gateway, nursery, stack, receive, watch), send)
+            if handler is not None and watch is not None:
+                request = DirectRequest(self.scope, self.app.gateway, nursery, stack, receive, watch)
+                if request.field(b"origin") is None:
+                    await self._call(handler, request, send)
+                    return
+            await self._dispatch(nursery, stack, receive, send)
 
     async def _call(self, handler: Handler, request: DirectRequest, send: ASGISendCallable) -> None:
         """Call a busy route's handler, and leave it to the server to watch for the client's leaving."""
