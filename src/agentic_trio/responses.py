@@ -12,8 +12,11 @@ from agentic_trio.turns import check_repeat
 from agentic_trio.wire.conversations import deleted_body, list_body
 from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.response import with_output
+from agentic_trio.wire.retelling import retold
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agentic_trio.store.base import Ending, PageQuery, Store
     from agentic_trio.turns import Turns
     from agentic_trio.unrecorded import Unrecorded
@@ -68,16 +71,24 @@ class Responses:
             if not turn.call.stream:
                 raise _not_streamed()
             return turn.log
-        ending = await self._told(owner, id)
-        if ending is not None:
-            if not ending.events:
-                raise _not_streamed()
-            return EventLog.of(ending.events)
-        with StateErrors():
-            events = await self._store.events(owner, id)
+        events = await self._events(owner, id)
         if not events:
             raise _not_streamed()
         return EventLog.of(events)
+
+    async def repeated_stream(self, owner: str, id: str) -> EventLog:
+        """The events of a response whose request came again: as they were sent, or told from what is kept."""
+        events = await self._events(owner, id) or retold(await self.read(owner, id))
+        if not events:
+            raise _not_streamed()
+        return EventLog.of(events)
+
+    async def _events(self, owner: str, id: str) -> Sequence[bytes]:
+        ending = await self._told(owner, id)
+        if ending is not None:
+            return ending.events
+        with StateErrors():
+            return await self._store.events(owner, id)
 
     async def repeated(self, owner: str, id: str, fingerprint: bytes) -> bool:
         """Whether an earlier request has made this response. Raises InvalidRequest if it was another."""

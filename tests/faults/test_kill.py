@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.fake_upstream import Script, open_fake_upstream
-from tests.oracles import check_error, check_response
+from tests.oracles import check_error, check_event_stream, check_response
 from tests.web.harness import MODEL, said
 
 from .client import open_at_event
@@ -327,7 +327,7 @@ async def test_a_repeat_after_a_crash_is_told_how_the_first_one_ended_and_runs_n
     assert_intact(database)
 
 
-async def test_a_stream_that_a_crash_cut_is_failed_and_can_not_be_read_again(
+async def test_a_stream_that_a_crash_cut_is_failed_and_only_a_repeat_is_told_so_as_a_stream(
     database: Path, spawner: Spawner
 ) -> None:
     """Its events were in the memory of the process that died."""
@@ -346,6 +346,8 @@ async def test_a_stream_that_a_crash_cut_is_failed_and_can_not_be_read_again(
             resumed = await process.client.get(f"/v1/responses/{client.id}?stream=true&starting_after=3")
             check_error(resumed.status_code, resumed.content, param="stream")
             repeated = await process.client.post("/v1/responses", content=json.dumps(body), headers=key)
-            check_error(repeated.status_code, repeated.content, param="stream")
+            created, failed = check_event_stream(repeated.content, body, ending="response.failed")
+            ledger.check(failed["response"] == response, failed)
+            assert created["response"]["status"] == "in_progress"
             assert len(upstream.requests) == 1
     assert_intact(database)

@@ -327,7 +327,7 @@ class Judge:
         if message.startswith("Cannot cancel"):
             return not (self.made_by[id][0].body or {}).get("background")
         if error["param"] == "stream":
-            return self._may_be_unstreamed(id or self._answered(request), request)
+            return request.method == "GET" and self._may_be_unstreamed(id, request)
         # What the model server refuses is refused to the client, with its status.
         return any(call.fault == "refuses" for call in self.siblings(request))
 
@@ -398,12 +398,6 @@ class Judge:
         if request.whole and not (request.status == 200 and body.get("background")):
             return (request.ended or 0) >= tick
         return True
-
-    def _answered(self, request: Request) -> str:
-        """The id that a repeated request is about."""
-        key = request.headers.get("idempotency-key")
-        ids = [id for id, made in self.made_by.items() if made[0].headers.get("idempotency-key") == key]
-        return ids[0] if ids else ""
 
     def _may_be_unstreamed(self, id: str, request: Request) -> bool:
         if id in self.made_by and not (self.made_by[id][0].body or {}).get("stream"):
@@ -526,7 +520,7 @@ class Judge:
         if id is None:
             return
         stored = request.method == "GET" or (request.body or {}).get("store", True)
-        log = logs.setdefault(id if stored else request.id, {})
+        log = logs.setdefault(id if stored and not self._retold(id, request) else request.id, {})
         for number, event in enumerate(events, first):
             self.require(
                 json.loads(event_data(event))["sequence_number"] == number,
@@ -545,6 +539,11 @@ class Judge:
                 self.found("a stream is legal", f"{where}: {rule}")
         if done:
             self._done.append((where, id, log))
+
+    def _retold(self, id: str, request: Request) -> bool:
+        """Whether a repeat's stream is made from the response, since its own events were not kept."""
+        kept = self.look_at[f"/v1/responses/{id}?stream=true"].ok
+        return request.method == "POST" and request is not self.made_by[id][0] and not kept
 
     def _ends_well(self, id: str, log: dict[int, bytes]) -> bool:
         last = log[max(log)] if log else b""

@@ -11,6 +11,7 @@ import trio
 from agentic_trio.holds import Holds
 from agentic_trio.turns import key_in_use
 from tests.fake_upstream import Script
+from tests.oracles import check_error, check_event_stream, parse_sse
 
 from .harness import World, open_world
 
@@ -58,6 +59,19 @@ async def test_repeat_of_what_is_not_kept_is_told_to_come_later(world: World) ->
         answer = await world.post("/v1/responses", body, headers=KEY)
         world.upstream.release()
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "idempotency_key_in_use")
+
+
+async def test_repeat_of_a_stream_that_is_not_kept_is_told_from_the_response() -> None:
+    body = {**BODY, "stream": True}
+    async with open_world(replay_retention=0) as world:
+        first = await world.post("/v1/responses", body, headers=KEY)
+        again = await world.post("/v1/responses", body, headers=KEY)
+        id = parse_sse(first.content)[0][0]["response"]["id"]
+        read = await world.client.get(f"/v1/responses/{id}?stream=true")
+    *_, final = check_event_stream(first.content, body)
+    assert check_event_stream(again.content, body)[-1]["response"] == final["response"]
+    assert len(world.upstream.requests) == 1
+    check_error(read.status_code, read.content, param="stream")
 
 
 async def test_empty_key_is_none(world: World) -> None:

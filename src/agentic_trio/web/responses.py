@@ -82,7 +82,7 @@ async def _once(request: Scoped, body: bytes, key: str, place: ExitStack) -> Rep
             check_repeat(turn.fingerprint, fingerprint)
         elif await gateway.responses.repeated(owner, id, fingerprint):
             if route(body).stream is True:
-                return event_stream(await gateway.responses.stream(owner, id))
+                return event_stream(await gateway.responses.repeated_stream(owner, id))
             return json_reply(await gateway.responses.read(owner, id))
         else:
             turn = gateway.turns.new(body, request.context, id=id, fingerprint=fingerprint)

@@ -1,0 +1,46 @@
+"""A stream that was not kept, told again from the response that was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agentic_trio.wire.accumulator import TERMINAL
+from agentic_trio.wire.dialect import decode_object
+from agentic_trio.wire.output_events import OutputEvents
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_UNDER_WAY: dict[str, Any] = {
+    "status": "in_progress",
+    "completed_at": None,
+    "error": None,
+    "incomplete_details": None,
+    "usage": None,
+    "output": [],
+}
+
+
+def retold(response: bytes) -> Sequence[bytes]:
+    """The shortest legal stream that leads to a response; none for one that has not ended.
+
+    Args:
+        response: the whole Response object. Its items keep their ids.
+    """
+    final = decode_object(response)
+    ending = TERMINAL.get(final["status"])
+    if ending is None:
+        return ()
+    ids = iter([item["id"] for item in final["output"]])
+    events = OutputEvents(lambda prefix: next(ids), 0)
+    begun = {"response": final | _UNDER_WAY}
+    told = [events.event("response.created", begun)]
+    if final["output"] or ending != "response.failed":
+        told.append(events.event("response.in_progress", begun))
+    events.finish(final["output"], whole=True, out=told)
+    # One that was cancelled for no error just ends, as it did when it was told first.
+    if final["status"] != "cancelled" or final["error"] is not None:
+        told.append(events.event(ending, {"response": msgspec.Raw(response)}))
+    return told
