@@ -35,7 +35,7 @@ class Decoder:
     """Bytes in, events out. Sans-io."""
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._buffer = b""
+        self._buffer = bytearray()
         self._scanned = 0
         self._begun = False
         self._ends_with_cr = False
@@ -49,11 +49,15 @@ class Decoder:
         """
         if self._ends_with_cr or b"\r" in chunk:
             chunk = self._normalise(chunk)
-        buffer = self._buffer + chunk if self._buffer else chunk
+        buffer: bytes | bytearray = chunk
+        if self._buffer:
+            # Grown in place: an event that comes in many small pieces would be copied for each.
+            self._buffer += chunk
+            buffer = self._buffer
         if not self._begun and buffer:
             # A byte order mark may open the stream; until three bytes are here it can't be told.
             if len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
-                self._buffer = buffer
+                self._buffer = bytearray(buffer)
                 return []
             buffer = buffer.removeprefix(b"\xef\xbb\xbf")
             self._begun = True
@@ -64,12 +68,15 @@ class Decoder:
         while end >= 0:
             if end - start > self._max:
                 raise EventTooLarge
-            block = parse_block(buffer[start : end + 2])
+            block = parse_block(bytes(buffer[start : end + 2]))
             if block is not None:
                 blocks.append(block)
             start = end + 2
             end = buffer.find(b"\n\n", start)
-        self._buffer = buffer[start:] if start else buffer
+        if buffer is not self._buffer:
+            self._buffer = bytearray(buffer[start:])
+        else:
+            del self._buffer[:start]
         self._scanned = len(self._buffer)
         if self._scanned > self._max:
             raise EventTooLarge
@@ -81,7 +88,7 @@ class Decoder:
         The standard drops it. A model server that forgets its last line end has still said how the
         response ended, so it is kept, and whoever decodes its data finds out whether it is whole.
         """
-        rest, self._buffer = self._buffer, b""
+        rest, self._buffer = bytes(self._buffer), bytearray()
         block = parse_block(rest.rstrip(b"\n") + b"\n\n")
         return [] if block is None else [block]
 
