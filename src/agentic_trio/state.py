@@ -132,11 +132,11 @@ async def linked_items(
     if conversation is not None and await store.in_conversation(owner, conversation, named):
         raise item_already_in_conversation(param)
     found = await store.find_items(owner, named)
-    return [resolved(item, found) if item.named else item for item in items]
+    return [resolved(item, found, param) if item.named else item for item in items]
 
 
-def resolved(item: InputItem, found: Mapping[str, bytes]) -> InputItem:
-    """An item whose id may refer to stored content.
+def resolved(item: InputItem, found: Mapping[str, bytes], param: str) -> InputItem:
+    """An item whose id may refer to stored content. ``param`` is the request's member that holds it.
 
     Raises:
         NotFound: it is a reference, and refers to nothing.
@@ -144,7 +144,7 @@ def resolved(item: InputItem, found: Mapping[str, bytes]) -> InputItem:
     data = found.get(item.id)
     if data is None:
         if item.type == "item_reference":
-            raise NotFound(f"Item with id '{item.id}' not found.", param="input")
+            raise NotFound(f"Item with id '{item.id}' not found.", param=param)
         return item
     kind = decode_kind(data)
     return InputItem(item.id, kind.type, data, named=False, call_id=kind.call_id)

@@ -318,7 +318,7 @@ class Turn:
         if not references:
             return list(items)
         found = await store.find_items(self.owner, references)
-        return [resolved(item, found) if item.type == "item_reference" else item for item in items]
+        return [resolved(item, found, "input") if item.type == "item_reference" else item for item in items]
 
     async def _announce(self) -> None:
         """Put the turn on disk, so that a crash can't make its id unknown, if anyone will know it before

@@ -231,6 +231,15 @@ async def test_legal_query_is_taken(world: World, query: str) -> None:
     assert len(check_list(answer.content)) == 1
 
 
+async def test_a_reference_to_nothing_is_404_and_names_the_items(world: World) -> None:
+    conversation = await world.converse()
+    body = {"items": [{"type": "item_reference", "id": "msg_nope"}]}
+    for path in ("/v1/conversations", f"/v1/conversations/{conversation}/items"):
+        answer = await world.post(path, body)
+        error = check_error(answer.status_code, answer.content, param="items")
+        assert (answer.status_code, error["message"]) == (404, "Item with id 'msg_nope' not found.")
+
+
 async def test_added_items_are_answered_in_the_order_sent(world: World) -> None:
     conversation = await world.converse(items=users(1))
     added = await world.post(f"/v1/conversations/{conversation}/items", {"items": users(3)})
