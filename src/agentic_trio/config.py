@@ -53,7 +53,8 @@ class Config:
         replay_retention: how long the stream of an ended turn can be read again; 0 keeps none.
         keep_alive_interval: a stream that is silent for so long gets a comment, so that no proxy cuts it.
         conversation_wait: how long a request waits for its turn in a busy conversation; 0 refuses at once.
-        strict_parameters: refuse unknown members of a request, as OpenAI does, rather than send them on.
+        strict_parameters: refuse unknown members of a request, as OpenAI does, rather than send them on or
+            ignore them.
         list_endpoints: serve ``GET /v1/responses`` and ``GET /v1/conversations``, which OpenAI has not.
 
     Raises:

@@ -70,7 +70,13 @@ class Gateway:
         self.turns = Turns(services, service)
         self.keys = Holds(KEY_WAIT, key_in_use)
         self.responses = Responses(services.store, services.unrecorded, self.turns)
-        self.conversations = Conversations(services.store, services.holds, services.mint, services.now)
+        self.conversations = Conversations(
+            services.store,
+            services.holds,
+            services.mint,
+            services.now,
+            strict=services.config.strict_parameters,
+        )
         self._services = services
         self._probing = trio.Lock()
         self._probed_until = -math.inf

@@ -43,17 +43,20 @@ logger = logging.getLogger("agentic_trio")
 
 
 class Conversations:
-    """Conversations and their items, by owner."""
+    """Conversations and their items, by owner. ``strict``: refuse what OpenAI doesn't know in a request."""
 
-    def __init__(self, store: Store, holds: Holds, mint: MintId, now: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, holds: Holds, mint: MintId, now: Callable[[], float], *, strict: bool
+    ) -> None:
         self._store = store
         self._holds = holds
         self._mint = mint
         self._now = now
+        self._strict = strict
 
     async def create(self, owner: str, body: bytes) -> bytes:
         """Create a conversation from a request's body."""
-        metadata, items = parse_conversation(body, self._mint)
+        metadata, items = parse_conversation(body, self._mint, strict=self._strict)
         conversation = Conversation(self._mint("conv"), int(self._now()), metadata)
         with StateErrors():
             linked = await linked_items(self._store, owner, items, conversation=None, param="items")
@@ -67,7 +70,7 @@ class Conversations:
 
     async def update(self, owner: str, id: str, body: bytes) -> bytes:
         """Replace a conversation's metadata."""
-        metadata = parse_conversation_update(body)
+        metadata = parse_conversation_update(body, strict=self._strict)
         with StateErrors():
             return _conversation(await self._store.update_conversation(owner, id, metadata))
 
@@ -93,7 +96,7 @@ class Conversations:
 
     async def add_items(self, owner: str, id: str, body: bytes) -> bytes:
         """Append items; answers them as a list, in the order in which they were sent."""
-        items = parse_new_items(body, self._mint)
+        items = parse_new_items(body, self._mint, strict=self._strict)
         with StateErrors():
             await self._store.conversation(owner, id)
             async with self._holds.hold(owner, id):

@@ -8,6 +8,8 @@ import pytest
 
 from tests.oracles import check_conversation, check_error, check_list
 
+from .harness import open_world
+
 if TYPE_CHECKING:
     from .harness import World
 
@@ -229,6 +231,22 @@ async def test_legal_query_is_taken(world: World, query: str) -> None:
     conversation = await world.converse(items=users(1))
     answer = await world.client.get(f"/v1/conversations/{conversation}/items?{query}")
     assert len(check_list(answer.content)) == 1
+
+
+async def test_unknown_members_are_refused_where_parameters_are_strict() -> None:
+    async with open_world(strict_parameters=True) as world:
+        conversation = await world.converse(metadata={"a": "b"}, items=users(1))
+        path = f"/v1/conversations/{conversation}"
+        for each, body in (
+            ("/v1/conversations", {"zzz": 1}),
+            (path, {"metadata": {}, "zzz": 1}),
+            (f"{path}/items", {"items": users(1), "zzz": 1}),
+        ):
+            answer = await world.post(each, body)
+            check_error(answer.status_code, answer.content, code="unknown_parameter", param="zzz")
+            assert answer.status_code == 400
+        assert (await world.client.get(path)).json()["metadata"] == {"a": "b"}
+        assert len(await world.items(f"{path}/items")) == 1
 
 
 async def test_a_reference_to_nothing_is_404_and_names_the_items(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -138,3 +139,39 @@ def test_added_items_open_and_close_calls(items: list[Json], opened: set[str], c
 def test_a_removed_item_opens_or_closes_its_call(item: Json, opened: set[str], closed: set[str]) -> None:
     [taken] = parse_items([item], "items", counted_ids())
     assert removal_effect(taken.data) == (opened, closed)
+
+
+Parse = Callable[..., Any]
+
+PARSERS: dict[str, tuple[Parse, Json]] = {
+    "create": (lambda body, **how: parse_conversation(body, counted_ids(), **how), {"store": True}),
+    "update": (parse_conversation_update, {"metadata": {}}),
+    "add items": (lambda body, **how: parse_new_items(body, counted_ids(), **how), {"items": [MESSAGE]}),
+}
+
+
+@pytest.mark.parametrize(("parse", "right"), PARSERS.values(), ids=PARSERS)
+def test_an_unknown_member_is_ignored_or_refused_where_parameters_are_strict(
+    parse: Parse, right: Json
+) -> None:
+    body = json.dumps({**right, "zzz": 1}).encode()
+    parse(body)
+    parse(json.dumps(right).encode(), strict=True)
+    with pytest.raises(InvalidRequest) as caught:
+        parse(body, strict=True)
+    error = caught.value
+    assert (error.code, error.param, error.message) == (
+        "unknown_parameter",
+        "zzz",
+        "Unknown parameter: 'zzz'.",
+    )
+
+
+@pytest.mark.parametrize("name", ["create", "add items"])
+def test_an_unknown_member_of_an_item_is_refused_where_parameters_are_strict(name: str) -> None:
+    parse, _ = PARSERS[name]
+    body = json.dumps({"items": [{**MESSAGE, "bogus": 1}]}).encode()
+    parse(body)
+    with pytest.raises(InvalidRequest) as caught:
+        parse(body, strict=True)
+    assert (caught.value.code, caught.value.param) == ("unknown_parameter", "items[0].bogus")

@@ -6,12 +6,13 @@ messages and codes are those that the live API was seen to answer with.
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any
 
 from agentic_trio.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     Check = Callable[[Any, str], None]
 
@@ -47,6 +48,14 @@ def missing(path: str) -> InvalidRequest:
 
 def unknown_parameter(path: str, hint: str = "") -> InvalidRequest:
     return InvalidRequest(f"Unknown parameter: '{path}'.{hint}", code="unknown_parameter", param=path)
+
+
+def known(names: Iterable[str], members: Collection[str]) -> None:
+    """Refuse a request's first member that is none of ``members``."""
+    for name in names:
+        if name not in members:
+            near = difflib.get_close_matches(name, members, n=1, cutoff=0.7)
+            raise unknown_parameter(name, f" Did you mean '{near[0]}'?" if near else "")
 
 
 def invalid_value(path: str, value: str, supported: Sequence[str]) -> InvalidRequest:

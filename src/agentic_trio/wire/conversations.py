@@ -19,13 +19,21 @@ MAX_ITEMS = 20
 """How many items a conversation may be created with, or be given at once."""
 
 
-def parse_conversation(body: bytes, mint: MintId) -> tuple[bytes, list[InputItem]]:
+def parse_conversation(body: bytes, mint: MintId, *, strict: bool = False) -> tuple[bytes, list[InputItem]]:
     """``POST /v1/conversations``: the metadata as JSON text, and the first items. No body is an empty one.
+
+    Args:
+        body: the request's bytes.
+        mint: makes ids for the items that have none.
+        strict: refuse members that OpenAI doesn't know; otherwise the request's own are ignored. So with
+            the others below.
 
     Raises:
         InvalidRequest: in the words of OpenAI's API.
     """
     members = parse_object(body)
+    if strict:
+        checks.known(members, ("items", "metadata", "store"))
     if "store" in members:
         checks.boolean(members["store"], "store")
         if not members["store"]:
@@ -34,24 +42,28 @@ def parse_conversation(body: bytes, mint: MintId) -> tuple[bytes, list[InputItem
                 code="invalid_value",
                 param="store",
             )
-    items = _items(members["items"], mint) if "items" in members else []
+    items = _items(members["items"], mint, strict=strict) if "items" in members else []
     return _metadata(members), items
 
 
-def parse_conversation_update(body: bytes) -> bytes:
+def parse_conversation_update(body: bytes, *, strict: bool = False) -> bytes:
     """``POST /v1/conversations/{id}``: the new metadata as JSON text; null is none. Raises InvalidRequest."""
     members = parse_object(body, nulls=True)
     if "metadata" not in members:
         raise checks.missing("metadata")
+    if strict:
+        checks.known(members, ("metadata",))
     return _metadata(members)
 
 
-def parse_new_items(body: bytes, mint: MintId) -> list[InputItem]:
+def parse_new_items(body: bytes, mint: MintId, *, strict: bool = False) -> list[InputItem]:
     """``POST /v1/conversations/{id}/items``: 1 to 20 items. Raises InvalidRequest."""
     members = parse_object(body)
     if "items" not in members:
         raise checks.missing("items")
-    items = _items(members["items"], mint)
+    if strict:
+        checks.known(members, ("items",))
+    items = _items(members["items"], mint, strict=strict)
     if not items:
         raise InvalidRequest(
             "Invalid 'items': empty array. Expected an array with minimum length 1, "
@@ -62,9 +74,9 @@ def parse_new_items(body: bytes, mint: MintId) -> list[InputItem]:
     return items
 
 
-def _items(values: Any, mint: MintId) -> list[InputItem]:
+def _items(values: Any, mint: MintId, *, strict: bool) -> list[InputItem]:
     checks.array(values, "items", MAX_ITEMS, "an array of input items")
-    return parse_items(values, "items", mint)
+    return parse_items(values, "items", mint, strict=strict)
 
 
 def _metadata(members: dict[str, Any]) -> bytes:

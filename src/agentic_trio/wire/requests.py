@@ -6,7 +6,6 @@ text. Only the members that something here depends on are looked into.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -323,7 +322,7 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
     ):
         raise _no_input(members)
     if strict:
-        _refuse_unknown(members)
+        checks.known(members, KNOWN_FIELDS)
     items = parse_input(decode_value(members["input"]), mint, strict=strict) if "input" in members else []
     _refuse_hosted(members)
     values = {name: check_member(name, members) for name in FIELDS if name in members}
@@ -357,13 +356,6 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
         previous_response_id=previous,
         conversation=conversation,
     )
-
-
-def _refuse_unknown(members: Members) -> None:
-    for name in members:
-        if name not in KNOWN_FIELDS:
-            near = difflib.get_close_matches(name, KNOWN_FIELDS, n=1, cutoff=0.7)
-            raise checks.unknown_parameter(name, f" Did you mean '{near[0]}'?" if near else "")
 
 
 def _refuse_hosted(members: Members) -> None:
