@@ -26,7 +26,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
     ``READS_BEFORE_YIELD``-th read; each call notices that it has been cancelled.
 
     Attributes:
-        interrupted: the last wait for bytes was ended by ``interrupt``, or is about to be.
+        interrupted: the last read was ended by ``interrupt``, or is about to be.
 
     Args:
         stream: owns the socket, and closes it.
@@ -54,7 +54,9 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
         Cancellation: nothing is lost.
         """
+        self.interrupted = False
         if patient:
+            self._descriptor()
             await self._wait_readable(within)
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -72,12 +74,14 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
     async def _wait_readable(self, seconds: float) -> None:
         self._reads = 0
-        self.interrupted = False
+        if self.interrupted:
+            # While others had their turn.
+            raise trio.TooSlowError
         self._deadlines.set(self, trio.current_time() + seconds)
         try:
             await trio.lowlevel.wait_readable(self.socket)
         except trio.ClosedResourceError:
-            if not self.interrupted:
+            if self.socket.fileno() < 0:
                 raise
         finally:
             self._deadlines.clear(self)
@@ -95,7 +99,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
         return False
 
     def interrupt(self) -> None:
-        """End a wait for bytes as if its time were over. Without one, it does nothing."""
+        """End a read that waits for bytes as if its time were over. Without one, it does nothing."""
         self.interrupted = True
         trio.lowlevel.notify_closing(self.socket)
 
@@ -136,9 +140,12 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the kernel takes more. Cancellation: nothing happened."""
-        if self.socket.fileno() < 0:
-            raise trio.ClosedResourceError("this side closed the connection")
-        await trio.lowlevel.wait_writable(self.socket)
+        self._descriptor()
+        try:
+            await trio.lowlevel.wait_writable(self.socket)
+        except trio.ClosedResourceError:
+            # Interrupting a read wakes this too; then nothing was closed, and who finds no room waits again.
+            self._descriptor()
 
     async def send_eof(self) -> None:
         """Close the sending side. Cancellation: nothing happened."""
