@@ -123,8 +123,9 @@ class Turn:
             raise self._refusal
 
     async def wait_ended(self) -> None:
-        """Wait until the turn is recorded, if it leaves a record, and its log closed."""
-        await self._ended.wait()
+        """Wait until the turn is recorded, if it leaves a record, and its log closed: no checkpoint then."""
+        if not self._ended.is_set():
+            await self._ended.wait()
 
     @property
     def announced(self) -> bool:

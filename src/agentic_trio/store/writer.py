@@ -110,7 +110,7 @@ class Writer:
         """
         unit = _Unit(work, durable)
         try:
-            await self._send.send(unit)
+            await self._queue(unit)
         except trio.ClosedResourceError as error:
             raise store_error(error) from error
         try:
@@ -120,6 +120,13 @@ class Writer:
             raise
         result: T = unit.outcome()
         return result
+
+    async def _queue(self, unit: _Unit) -> None:
+        try:
+            # What waits for its commit next needn't wait for its turn here.
+            self._send.send_nowait(unit)
+        except trio.WouldBlock:
+            await self._send.send(unit)
 
     def close(self, *, grace: float = CLOSE_GRACE) -> None:
         """Accept nothing more; ``run`` ends when all that was accepted is written, or after ``grace`` s."""
