@@ -1,5 +1,7 @@
 import random
+import socket
 import ssl
+import struct
 import subprocess
 from contextlib import aclosing, suppress
 from functools import partial
@@ -9,6 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from agentic_trio.deadlines import open_deadlines
+from agentic_trio.streams import open_direct_stream
 from agentic_trio.upstream.transport import StreamTransport
 
 URL = "http://upstream.test/v1/responses"
@@ -69,6 +73,7 @@ class Server:
         self.handler = handler
         self.accepted = 0
         self.open = 0
+        self.none_open = trio.Event()
         self.requests = []
         self.url = ""
 
@@ -82,12 +87,20 @@ class Server:
     async def handle(self, stream):
         self.accepted += 1
         self.open += 1
+        self.none_open = trio.Event()
         try:
             with suppress(trio.BrokenResourceError):
                 await self.handler(self, stream)
         finally:
             self.open -= 1
+            if not self.open:
+                self.none_open.set()
             await trio.aclose_forcefully(stream)
+
+    async def all_closed(self):
+        with trio.fail_after(5):
+            while self.open:
+                await self.none_open.wait()
 
     async def read_request(self, stream) -> bytes:
         data = b""
@@ -97,12 +110,32 @@ class Server:
             data += more
         head, _, body = data.partition(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
-        while len(body) < length:
+        parts = [body]
+        left = length - len(body)
+        while left > 0:
             if not (more := await stream.receive_some()):
                 return b""
-            body += more
-        self.requests.append(head + b"\r\n\r\n" + body)
+            parts.append(more)
+            left -= len(more)
+        self.requests.append(b"".join([head, b"\r\n\r\n", *parts]))
         return self.requests[-1]
+
+
+@pytest.fixture(params=["direct stream", "socket stream"])
+async def connect(request):
+    """How real connections are opened: as the gateway does it, and as Trio does."""
+    if request.param == "socket stream":
+        yield trio.open_tcp_stream
+        return
+    async with open_deadlines() as deadlines:
+        yield partial(open_direct_stream, deadlines=deadlines)
+
+
+@pytest.fixture
+def jumping(autojump_clock):
+    """Time jumps once every task waits; bytes on loopback take far less than this."""
+    autojump_clock.autojump_threshold = 0.02
+    return autojump_clock
 
 
 async def answer_ok(server, stream):
@@ -344,30 +377,30 @@ async def test_early_response_is_read_though_the_body_could_not_be_sent():
     assert stream.closed
 
 
-async def test_early_response_then_close_is_read_over_tcp(nursery):
+async def test_early_response_then_close_is_read_over_tcp(nursery, connect):
     async def refuse(server, stream):
         await stream.receive_some(1)
         await stream.send_all(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\nbig")
 
     server = await Server(refuse).start(nursery)
-    async with client(StreamTransport()) as http:
+    async with client(StreamTransport(connect=connect)) as http:
         response = await http.post(server.url, content=b"x" * 20_000_000)
     assert response.status_code == 413
     nursery.cancel_scope.cancel()
 
 
-async def test_connection_is_reused_and_has_nodelay(nursery):
+async def test_connection_is_reused_and_has_nodelay(nursery, connect):
     streams = []
 
-    async def connect(host, port):
-        streams.append(await trio.open_tcp_stream(host, port))
+    async def connect_and_note(host, port):
+        streams.append(await connect(host, port))
         return streams[-1]
 
     server = await Server(answer_ok).start(nursery)
-    async with client(StreamTransport(connect=connect)) as http:
+    async with client(StreamTransport(connect=connect_and_note)) as http:
         for _ in range(5):
             assert (await http.post(server.url, content=b"{}")).content == b"ok"
-        assert streams[0].getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
+        assert streams[0].socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
     assert (server.accepted, len(server.requests)) == (1, 5)
     assert streams[0].socket.fileno() == -1
     nursery.cancel_scope.cancel()
@@ -468,13 +501,13 @@ async def test_connection_given_back_after_aclose_is_closed():
     assert stream.closed
 
 
-async def test_stale_idle_connection_is_replaced(nursery):
+async def test_stale_idle_connection_is_replaced(nursery, connect):
     async def answer_once(server, stream):
         await server.read_request(stream)
         await stream.send_all(OK)
 
     server = await Server(answer_once).start(nursery)
-    async with client(StreamTransport()) as http:
+    async with client(StreamTransport(connect=connect)) as http:
         for _ in range(5):
             assert (await http.post(server.url, content=b"{}")).content == b"ok"
             while server.open:
@@ -483,7 +516,7 @@ async def test_stale_idle_connection_is_replaced(nursery):
     nursery.cancel_scope.cancel()
 
 
-async def test_idle_connection_with_surplus_bytes_is_replaced(nursery):
+async def test_idle_connection_with_surplus_bytes_is_replaced(nursery, connect):
     surplus_sent = trio.Event()
 
     async def answer_then_babble(server, stream):
@@ -495,7 +528,7 @@ async def test_idle_connection_with_surplus_bytes_is_replaced(nursery):
         await stream.receive_some()
 
     server = await Server(answer_then_babble).start(nursery)
-    async with client(StreamTransport()) as http:
+    async with client(StreamTransport(connect=connect)) as http:
         for _ in range(2):
             assert (await http.get(server.url)).content == b"ok"
             await surplus_sent.wait()
@@ -504,14 +537,14 @@ async def test_idle_connection_with_surplus_bytes_is_replaced(nursery):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_request_taken_by_a_reused_connection_is_never_repeated(nursery, method):
+async def test_request_taken_by_a_reused_connection_is_never_repeated(nursery, connect, method):
     async def answer_then_drop(server, stream):
         await server.read_request(stream)
         await stream.send_all(OK)
         await server.read_request(stream)
 
     server = await Server(answer_then_drop).start(nursery)
-    async with client(StreamTransport()) as http:
+    async with client(StreamTransport(connect=connect)) as http:
         await http.request(method, server.url)
         with pytest.raises(httpx.RemoteProtocolError):
             await http.request(method, server.url)
@@ -564,11 +597,11 @@ async def test_fresh_connection_that_breaks_is_not_replaced():
             await http.get(URL)
 
 
-async def test_refused_connection_is_a_connect_error():
+async def test_refused_connection_is_a_connect_error(connect):
     with trio.socket.socket() as unused:
         await unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        async with client(StreamTransport()) as http:
+        async with client(StreamTransport(connect=connect)) as http:
             with pytest.raises(httpx.ConnectError):
                 await http.get(f"http://127.0.0.1:{port}/")
 
@@ -580,6 +613,67 @@ async def test_broken_read_is_a_read_error(error):
         with pytest.raises(httpx.ReadError):
             await fetch(stream)
         assert stream.closed
+
+
+def reset(stream):
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+@pytest.mark.parametrize("reply", [b"", CHUNKED + b"1\r\na\r\n"])
+async def test_connection_reset_by_the_server_is_a_read_error(nursery, connect, reply):
+    received = trio.Event()
+
+    async def reply_then_reset(server, stream):
+        await server.read_request(stream)
+        await stream.send_all(reply)
+        if reply:
+            await received.wait()
+        reset(stream)
+
+    server = await Server(reply_then_reset).start(nursery)
+    transport = StreamTransport(connect=connect)
+
+    async def read():
+        async with client(transport).stream("GET", server.url) as response:
+            async for _ in response.aiter_raw():
+                received.set()
+
+    with pytest.raises(httpx.ReadError):
+        await read()
+    nursery.cancel_scope.cancel()
+
+
+async def test_connection_reset_between_two_pieces_of_a_request_is_a_write_error(nursery, connect):
+    async def read_then_reset(server, stream):
+        await stream.receive_some()
+        reset(stream)
+
+    async def body():
+        yield b"abc"
+        while not server.accepted or server.open:
+            await wait_all_tasks_blocked()
+        yield b"de"
+
+    server = await Server(read_then_reset).start(nursery)
+    async with client(StreamTransport(connect=connect)) as http:
+        with pytest.raises(httpx.WriteError):
+            await http.post(server.url, content=body())
+    nursery.cancel_scope.cancel()
+
+
+async def test_body_larger_than_the_sockets_buffers_arrives_whole(nursery, connect):
+    server = await Server(answer_ok).start(nursery)
+    bodies = [random.Random(seed).randbytes(8_000_000) for seed in range(2)]
+    async with client(StreamTransport(connect=connect)) as http:
+        for body in bodies:
+            assert (await http.post(server.url, content=body)).content == b"ok"
+    assert server.accepted == 1
+    # Compared apart: pytest would take its time to show how they differ.
+    arrived = [request.partition(b"\r\n\r\n")[2] for request in server.requests]
+    equal = arrived == bodies
+    assert equal
+    nursery.cancel_scope.cancel()
 
 
 async def test_connect_timeout(autojump_clock):
@@ -600,6 +694,54 @@ async def test_read_timeout_closes_the_socket(autojump_clock, reads):
         with pytest.raises(httpx.ReadTimeout):
             await http.get(URL)
     assert stream.closed
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\n", CHUNKED, CHUNKED + b"1\r\na\r\n"])
+async def test_read_timeout_over_tcp_closes_the_socket(nursery, connect, jumping, reply):
+    async def reply_then_wait(server, stream):
+        await server.read_request(stream)
+        await stream.send_all(reply)
+        assert await stream.receive_some() == b""
+
+    server = await Server(reply_then_wait).start(nursery)
+    transport = StreamTransport(connect=connect)
+    with trio.fail_after(4), pytest.raises(httpx.ReadTimeout):
+        await client(transport, read=3).post(server.url, content=b"{}")
+    await server.all_closed()
+    nursery.cancel_scope.cancel()
+
+
+async def test_read_timeout_counts_from_the_last_bytes(nursery, connect, jumping):
+    async def trickle(server, stream):
+        await server.read_request(stream)
+        await stream.send_all(CHUNKED)
+        for _ in range(5):
+            await trio.sleep(2)
+            await stream.send_all(b"1\r\na\r\n")
+        await stream.send_all(b"0\r\n\r\n")
+
+    server = await Server(trickle).start(nursery)
+    async with client(StreamTransport(connect=connect), read=3) as http:
+        assert (await http.get(server.url)).content == b"aaaaa"
+    nursery.cancel_scope.cancel()
+
+
+async def test_write_timeout_over_tcp_closes_the_socket(nursery, connect, jumping):
+    given_up = trio.Event()
+
+    async def read_nothing(server, stream):
+        await given_up.wait()
+        with suppress(trio.BrokenResourceError):
+            async for _ in stream:
+                pass
+
+    server = await Server(read_nothing).start(nursery)
+    transport = StreamTransport(connect=connect)
+    with trio.fail_after(4), pytest.raises(httpx.WriteTimeout):
+        await client(transport, write=3).post(server.url, content=b"x" * 20_000_000)
+    given_up.set()
+    await server.all_closed()
+    nursery.cancel_scope.cancel()
 
 
 async def test_write_timeout_closes_the_socket(autojump_clock):
@@ -638,7 +780,7 @@ async def test_cancel_while_connecting_leaves_nothing():
 
 
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\nX", CHUNKED, CHUNKED + b"3\r\nabc\r\n"])
-async def test_cancel_closes_the_socket_at_once(nursery, reply):
+async def test_cancel_closes_the_socket_at_once(nursery, connect, reply):
     ended = trio.Event()
 
     async def reply_then_wait(server, stream):
@@ -649,7 +791,7 @@ async def test_cancel_closes_the_socket_at_once(nursery, reply):
         ended.set()
 
     server = await Server(reply_then_wait).start(nursery)
-    transport = StreamTransport()
+    transport = StreamTransport(connect=connect)
     scope = trio.CancelScope()
 
     async def call():
@@ -726,13 +868,13 @@ async def cancel_after(checkpoints, scope):
     scope.cancel()
 
 
-async def test_ten_thousand_random_cancels_leak_no_socket(nursery):
+async def test_ten_thousand_random_cancels_leak_no_socket(nursery, connect):
     rng = random.Random(20261101)
     streams = set()
     cancelled = 0
 
-    async def connect(host, port):
-        stream = await trio.open_tcp_stream(host, port)
+    async def connect_and_note(host, port):
+        stream = await connect(host, port)
         streams.add(stream)
         return stream
 
@@ -763,7 +905,7 @@ async def test_ten_thousand_random_cancels_leak_no_socket(nursery):
 
     server = await Server(stream_events).start(nursery)
     server.url = server.url.replace("localhost", "127.0.0.1")
-    transport = StreamTransport(connect=connect)
+    transport = StreamTransport(connect=connect_and_note)
     async with trio.open_nursery() as workers:
         for _ in range(25):
             workers.start_soon(worker, transport, server.url, 400)
@@ -773,10 +915,140 @@ async def test_ten_thousand_random_cancels_leak_no_socket(nursery):
     async with client(transport) as http:
         assert (await http.post(server.url, content=b"{}")).content == b"abc" * 2
     assert all(stream.socket.fileno() == -1 for stream in streams)
-    with trio.fail_after(5):
-        while server.open:
-            await wait_all_tasks_blocked()
+    await server.all_closed()
     nursery.cancel_scope.cancel()
+
+
+def post(url=URL, content=b"{}") -> httpx.Request:
+    return httpx.Request("POST", url, content=content)
+
+
+async def body_of(exchange) -> bytes:
+    async with aclosing(exchange):
+        return b"".join([chunk async for chunk in exchange])
+
+
+@pytest.mark.parametrize("body", [b"{}", b"x" * 5_000_000])
+async def test_meanwhile_runs_when_the_server_has_the_request_before_it_answers(nursery, connect, body):
+    taken, ended = trio.Event(), trio.Event()
+
+    async def answer_when_it_ended(server, stream):
+        await server.read_request(stream)
+        taken.set()
+        await ended.wait()
+        await stream.send_all(OK)
+
+    async def meanwhile():
+        await taken.wait()
+        ended.set()
+
+    server = await Server(answer_when_it_ended).start(nursery)
+    async with StreamTransport(connect=connect) as transport:
+        with trio.fail_after(5):
+            exchange = await transport.open(post(server.url, body), meanwhile)
+        assert await body_of(exchange) == b"ok"
+    nursery.cancel_scope.cancel()
+
+
+async def test_meanwhile_runs_behind_the_last_piece_of_a_streamed_body():
+    stream = ScriptedStream(OK)
+    sent = []
+
+    async def meanwhile():
+        sent.extend(stream.sent)
+
+    await scripted(stream).open(post(content=pieces(b"abc", b"de")), meanwhile)
+    assert b"".join(sent).endswith(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+
+
+async def test_head_is_not_read_before_meanwhile_ended():
+    stream = ScriptedStream(OK)
+
+    async def meanwhile():
+        await wait_all_tasks_blocked()
+        assert stream.reads == [OK]
+
+    exchange = await scripted(stream).open(post(), meanwhile)
+    assert stream.reads == []
+    assert await body_of(exchange) == b"ok"
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), trio.BrokenResourceError(), httpx.ReadError("x")])
+async def test_what_meanwhile_raises_comes_out_as_it_is_and_closes_the_socket(nursery, connect, error):
+    async def meanwhile():
+        while len(server.requests) < server.accepted or not server.open:
+            await wait_all_tasks_blocked()
+        raise error
+
+    server = await Server(answer_ok).start(nursery)
+    transport = StreamTransport(connect=connect)
+    for _ in range(2):
+        with pytest.raises(type(error)) as raised:
+            await transport.open(post(server.url), meanwhile)
+        assert raised.value is error
+        await server.all_closed()
+    assert (server.accepted, len(server.requests)) == (2, 2)
+    nursery.cancel_scope.cancel()
+
+
+async def test_cancel_in_meanwhile_closes_the_socket(nursery, connect):
+    server = await Server(answer_ok).start(nursery)
+    transport = StreamTransport(connect=connect)
+    with trio.CancelScope() as scope:
+
+        async def meanwhile():
+            while not server.requests:
+                await wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.sleep_forever()
+
+        await transport.open(post(server.url), meanwhile)
+    assert scope.cancelled_caught
+    await server.all_closed()
+    nursery.cancel_scope.cancel()
+
+
+async def test_meanwhile_runs_once_when_the_request_goes_out_twice():
+    old, new = ScriptedStream(OK), ScriptedStream(OK)
+    transport = scripted(old, new)
+    sent_by_then = []
+
+    async def meanwhile():
+        sent_by_then.append(len(new.sent))
+
+    await use_then_break(client(transport), old)
+    assert await body_of(await transport.open(post(), meanwhile)) == b"ok"
+    assert sent_by_then == [1]
+
+
+def unreachable():
+    async def refuse(host, port):
+        raise OSError("refused")
+
+    return StreamTransport(connect=refuse)
+
+
+async def never():
+    raise AssertionError("a request that was not sent")
+
+
+@pytest.mark.parametrize(
+    ("transport", "url", "error"),
+    [
+        (scripted(), "ftp://upstream.test/", httpx.UnsupportedProtocol),
+        (unreachable(), URL, httpx.ConnectError),
+        (scripted(ScriptedStream(send_error=trio.BrokenResourceError())), URL, httpx.WriteError),
+    ],
+)
+async def test_meanwhile_does_not_run_when_nothing_could_be_sent(transport, url, error):
+    with pytest.raises(error):
+        await transport.open(post(url), never)
+
+
+async def test_meanwhile_does_not_run_before_an_early_response():
+    early = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig"
+    stream = ScriptedStream(early, send_error=trio.BrokenResourceError("reset"))
+    assert (await scripted(stream).open(post(), never)).status == 413
 
 
 @pytest.fixture(scope="session")
@@ -795,11 +1067,11 @@ def server_context(certificate):
     return context
 
 
-async def test_tls_connection_is_verified_and_reused(nursery, certificate, server_context):
+async def test_tls_connection_is_verified_and_reused(nursery, connect, certificate, server_context):
     context = ssl.create_default_context(cafile=certificate / "cert.pem")
     serve = partial(trio.serve_ssl_over_tcp, ssl_context=server_context)
     server = await Server(answer_ok).start(nursery, serve)
-    async with client(StreamTransport(ssl_context=context)) as http:
+    async with client(StreamTransport(connect=connect, ssl_context=context)) as http:
         for _ in range(3):
             assert (await http.post(server.url, content=b"{}")).content == b"ok"
     assert (server.accepted, len(server.requests)) == (1, 3)
