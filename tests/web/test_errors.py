@@ -184,7 +184,7 @@ BODIES = {
     "a control character": b'{"model": "tiny", "input": "\x01"}',
     "deep arrays": b'{"model": "tiny", "input": %b}' % nested(100_000).encode(),
     "deep objects": b'{"model": "tiny", "input": "hi", "x": %b1%b}' % (b'{"a":' * 100_000, b"}" * 100_000),
-    "a deep item": b'{"model": "tiny", "input": [%b]}' % nested(5_000).encode(),
+    "a deep item": b'{"model": "tiny", "input": [%b]}' % nested(20_000).encode(),
 }
 
 

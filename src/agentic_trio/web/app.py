@@ -30,7 +30,6 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     # Otherwise a doubled slash is answered with a redirect: an HTML page that repeats the Host header.
     app.url_map.merge_slashes = False
     app.config["RESPONSE_TIMEOUT"] = None
-    app.config["BODY_TIMEOUT"] = None
     for blueprint in (
         responses.routes,
         conversations.routes,
@@ -54,7 +53,6 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
 def attach(app: GatewayApp, gateway: Gateway) -> None:
     """Give an app its gateway, and the settings that come with it."""
     app.gateway = gateway
-    app.config["MAX_CONTENT_LENGTH"] = gateway.config.max_request_body_size
     origins = gateway.config.cors_allowed_origins
     if origins:
         cors(

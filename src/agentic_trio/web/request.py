@@ -12,7 +12,7 @@ from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from agentic_trio.context import RequestContext, upstream_authorization
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge
@@ -79,19 +79,58 @@ class Scoped:
         return self._context
 
     async def raw_body(self) -> bytes:
-        """The body's bytes. Raises RequestTooLarge, or werkzeug's twin of it."""
+        """The body's bytes. Raises RequestTooLarge."""
         raise NotImplementedError
 
-
-class GatewayRequest(Scoped, TrioRequest):
-    """A request that is dispatched by Quart."""
-
-    async def raw_body(self) -> bytes:
-        return cast("bytes", await self.get_data())
+    async def _receive_body(self, receive: ASGIReceiveCallable) -> bytes:
+        left = self.gateway.config.max_request_body_size
+        declared = self.field(b"content-length")
+        if declared is not None and int(declared) > left:
+            raise request_too_large(self.gateway)
+        parts = []
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise _ClientLeft
+            parts.append(message["body"])
+            left -= len(message["body"])
+            if left < 0:
+                raise request_too_large(self.gateway)
+            more = message["more_body"]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class _ClientLeft(Exception):
     """The client left before all of its request was here."""
+
+
+class GatewayRequest(Scoped, TrioRequest):
+    """A request that is dispatched by Quart. Its body is read here, since Quart's versions differ."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._arrived = trio.Event()
+        self._whole = b""
+        self._refusal: RequestTooLarge | None = None
+
+    async def follow(self, receive: ASGIReceiveCallable) -> None:
+        """Read the body, then wait until the client leaves."""
+        try:
+            self._whole = await self._receive_body(receive)
+        except RequestTooLarge as refusal:
+            self._refusal = refusal
+        except _ClientLeft:
+            return
+        self._arrived.set()
+        while (await receive())["type"] == "http.request":
+            pass
+
+    async def raw_body(self) -> bytes:
+        await self._arrived.wait()
+        if self._refusal is not None:
+            raise self._refusal
+        return self._whole
 
 
 class DirectRequest(Scoped):
@@ -120,23 +159,9 @@ class DirectRequest(Scoped):
         Raises:
             RequestTooLarge: there are more than may be.
         """
-        left = self.gateway.config.max_request_body_size
-        declared = self.field(b"content-length")
-        if declared is not None and int(declared) > left:
-            raise request_too_large(self.gateway)
-        parts = []
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] != "http.request":
-                raise _ClientLeft
-            parts.append(message["body"])
-            left -= len(message["body"])
-            if left < 0:
-                raise request_too_large(self.gateway)
-            more = message["more_body"]
+        body = await self._receive_body(self._receive)
         self.stack.enter_context(self._watch(self.nursery.cancel_scope.cancel))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return body
 
 
 class RequestNursery(TrioASGIHTTPConnection):
@@ -185,17 +210,15 @@ class RequestNursery(TrioASGIHTTPConnection):
         request.gateway = self.app.gateway
         request.stack = stack
         request.nursery = nursery
-        nursery.start_soon(self.handle_messages, nursery, request, receive)
+        nursery.start_soon(self._follow, request, receive)
         await self.handle_request(nursery, request, send_until_end)
 
-    async def handle_messages(  # type: ignore[override]
-        self, nursery: trio.Nursery, request: GatewayRequest, receive: ASGIReceiveCallable
-    ) -> None:
+    async def _follow(self, request: GatewayRequest, receive: ASGIReceiveCallable) -> None:
+        await request.follow(receive)
         # hypercorn says "disconnect" of a request that is complete, while it is still sending its end:
         # a cancel would stop it before it closes or recycles the connection.
-        await super(TrioASGIHTTPConnection, self).handle_messages(request, receive)
         if not self._ending:
-            nursery.cancel_scope.cancel()
+            request.nursery.cancel_scope.cancel()
 
 
 class GatewayApp(QuartTrio):
@@ -221,7 +244,7 @@ def this_gateway() -> Gateway:
 
 def this_request() -> GatewayRequest:
     """The current request itself, not a proxy of it."""
-    return cast("GatewayRequest", request._get_current_object())  # type: ignore[attr-defined]
+    return cast("GatewayRequest", cast("Any", request)._get_current_object())
 
 
 def name_request(request: GatewayRequest, response: Response) -> Response:
@@ -246,8 +269,6 @@ def error_reply(request: GatewayRequest | DirectRequest, error: Exception) -> Re
 
 def _refused(request: GatewayRequest, error: HTTPException) -> GatewayError:
     where = f"{request.method} {request.path}"
-    if isinstance(error, RequestEntityTooLarge):
-        return request_too_large(request.gateway)
     if error.code == 404:
         return NotFound(f"Invalid URL ({where})", code="unknown_url")
     message = f"Invalid method for URL ({where})" if error.code == 405 else error.name
