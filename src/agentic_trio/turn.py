@@ -242,6 +242,8 @@ class Turn:
         if self.call.stream and not streamed:
             raise UpstreamError("The model server did not answer with an event stream.")
         if self.call.stream and not self._announced:
+            # It has been done, unless the upstream answered before it had the whole request.
+            await self._announce()
             self._tell(self._response.begin())
             # Its readers have this now, however much has come with the head.
             await trio.lowlevel.checkpoint()

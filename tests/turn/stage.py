@@ -133,6 +133,7 @@ class FakeUpstream:
         reading: whether the end of the body has not been read.
         open: the calls that are under way.
         closed_early: the calls that were given up.
+        hasty: it answers before it has been sent the whole request.
     """
 
     chunks: Sequence[bytes | Callable[[], Awaitable[None]]]
@@ -143,6 +144,7 @@ class FakeUpstream:
     reading: bool = False
     open: int = 0
     closed_early: int = 0
+    hasty: bool = False
 
     @asynccontextmanager
     async def stream(
@@ -152,7 +154,8 @@ class FakeUpstream:
         self.bodies.append(json.loads(body))
         self.open += 1
         try:
-            await meanwhile()
+            if not self.hasty:
+                await meanwhile()
             await trio.lowlevel.checkpoint()
             if self.refusal is not None:
                 raise self.refusal

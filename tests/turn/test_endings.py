@@ -82,8 +82,10 @@ async def test_a_whole_answer_is_recorded_as_it_is_answered() -> None:
     assert text_of(answered) == "Hello!"
 
 
-async def test_the_id_is_on_disk_before_anyone_is_told() -> None:
+@pytest.mark.parametrize("hasty", [False, True])
+async def test_the_id_is_on_disk_before_anyone_is_told(hasty: bool) -> None:
     stage = Stage()
+    stage.upstream.hasty = hasty
     turn = stage.turn()
     told: list[object] = []
 
@@ -94,6 +96,7 @@ async def test_the_id_is_on_disk_before_anyone_is_told() -> None:
     await turn.run()
     assert told == [()]
     assert stage.store.announced.keys() == {turn.id}
+    assert stage.store.calls.count("announce") == 1
 
 
 async def test_the_end_is_on_disk_before_anyone_is_told() -> None:
