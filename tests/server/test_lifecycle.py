@@ -136,6 +136,24 @@ async def test_idle_connection_is_closed(server: Server, app: App, jumping: Mock
     assert watch.seconds == pytest.approx(3, abs=0.5)
 
 
+async def test_blank_line_behind_a_body_leaves_the_connection_idle(
+    ours: Server, app: App, jumping: MockClock
+) -> None:
+    await ours.start(app, ConnectionLimits(header_timeout=3), keep_alive_timeout=1000, graceful_timeout=1000)
+    client = await ours.connect()
+    assert (await client.request(POST, "POST")).body == b"hello"
+    await client.send(b"\r\n")
+    await trio.sleep(10)
+    assert (await client.request(POST, "POST")).body == b"hello"
+    await client.send(b"\r\n")
+    await wait_all_tasks_blocked(0.01)
+    watch = Stopwatch()
+    ours.stop.set()
+    assert await client.is_closed()
+    await ours.stopped.wait()
+    assert watch.seconds < 1
+
+
 async def test_silent_connection_is_closed(server: Server, app: App, jumping: MockClock) -> None:
     await server.start(app, keep_alive_timeout=3)
     assert await (await server.connect()).is_closed()

@@ -109,7 +109,8 @@ class HTTPConnection:
 
     async def _next_head(self) -> tuple[RequestHead, bytes] | None:
         found = self._heads.read(self.buffer) if self.buffer else None
-        if found is None and not self.buffer:
+        # A blank line behind a body is no beginning of a request: what has come may be gone again.
+        while found is None and not self.buffer:
             if not await self._await_request():
                 return None
             found = self._heads.read(self.buffer)
