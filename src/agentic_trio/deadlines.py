@@ -53,10 +53,16 @@ class Deadlines:
             self._next = min(self._due.values(), default=math.inf)
             with trio.CancelScope(deadline=self._next) as self._sleep:
                 await trio.sleep_forever()
-            now = trio.current_time()
-            for wait in [wait for wait, due in self._due.items() if due <= now]:
+            if self._overdue():
+                # If the loop was held up, what is waited for may have come too: such waits end by themselves.
+                await trio.lowlevel.checkpoint()
+            for wait in self._overdue():
                 self.clear(wait)
                 wait.interrupt()
+
+    def _overdue(self) -> list[Wait]:
+        now = trio.current_time()
+        return [wait for wait, due in self._due.items() if due <= now]
 
 
 @asynccontextmanager

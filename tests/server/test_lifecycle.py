@@ -1,6 +1,8 @@
 """Disconnects, time limits, crowding and shutdown. The clock is Trio's and jumps."""
 
 import errno
+import os
+import time
 from typing import Any
 
 import h11
@@ -152,6 +154,18 @@ async def test_blank_line_behind_a_body_leaves_the_connection_idle(
     assert await client.is_closed()
     await ours.stopped.wait()
     assert watch.seconds < 1
+
+
+async def test_request_that_comes_as_the_idle_time_ends_is_served(ours: Server, app: App) -> None:
+    await ours.start(app, keep_alive_timeout=0.05)
+    for _ in range(20):
+        client = await ours.connect()
+        await trio.sleep(0.01)
+        # Nobody else has a turn until both are so.
+        os.write(client.stream.socket.fileno(), GET)
+        time.sleep(0.06)  # noqa: ASYNC251
+        assert (await client.response()).status == 200
+        await client.stream.aclose()
 
 
 async def test_silent_connection_is_closed(server: Server, app: App, jumping: MockClock) -> None:
