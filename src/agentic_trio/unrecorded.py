@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -12,6 +12,8 @@ from agentic_trio.wire.response import unstored
 
 if TYPE_CHECKING:
     from agentic_trio.store.base import Ending, Store
+
+T = TypeVar("T")
 
 logger = logging.getLogger("agentic_trio")
 
@@ -102,16 +104,20 @@ class Unrecorded:
                 await self.flush()
 
     async def flush(self) -> None:
-        """Try each of them once."""
-        for id in [*self._given_up, *self._endings]:
-            if id not in self._endings and id not in self._given_up:
+        """Try each of them once; those given up and the others each until the store refuses one."""
+        await self._flush(self._given_up)
+        await self._flush(self._endings)
+
+    async def _flush(self, kept: dict[str, T]) -> None:
+        for id in list(kept):
+            if id not in kept:
                 continue
             try:
                 await self._record(id)
             except StoreError:
                 # It may be this one alone that the store refuses: next time another goes first.
-                if id in self._endings:
-                    self._endings[id] = self._endings.pop(id)
+                if id in kept:
+                    kept[id] = kept.pop(id)
                 return
             except Exception:
                 logger.exception("gave up recording turn %s: it can't be", id)

@@ -504,6 +504,28 @@ async def test_an_ending_that_was_given_up_becomes_a_failure(monkeypatch: pytest
     assert stage.store.calls.count("fail") == 2
 
 
+async def test_a_failure_that_the_store_always_refuses_does_not_hold_up_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unrecorded, "MAX_UNRECORDED", 1)
+    stage = Stage()
+    stage.store.before["end"] = failing(StoreError("full"))
+    turns = [stage.turn() for _ in range(3)]
+    for turn in turns:
+        await turn.run()
+
+    async def refuse_first() -> None:
+        if stage.store.calls.count("fail") == 1:
+            raise StoreError("damaged")
+
+    del stage.store.before["end"]
+    stage.store.before["fail"] = refuse_first
+    await stage.services.unrecorded.flush()
+    assert list(stage.store.ended) == [turns[2].id]
+    await stage.services.unrecorded.flush()
+    assert list(stage.store.failed) == [turns[1].id, turns[0].id]
+
+
 async def test_an_ending_that_can_never_be_recorded_becomes_a_failure() -> None:
     stage = Stage()
     stage.store.before["end"] = failing(ThreadFull())
