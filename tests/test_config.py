@@ -22,6 +22,7 @@ POSITIVE = (
     "write_timeout",
     "max_connections",
     "max_concurrent_requests",
+    "max_held_bytes",
     "max_background",
     "keep_alive_interval",
 )

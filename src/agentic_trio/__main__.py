@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     )
     option("--upstream-retries", "upstream_retries", "tries after a failure before any output", type=int)
     option("--max-concurrent-requests", "max_concurrent_requests", "more get 429", type=int)
+    option("--max-held-bytes", "max_held_bytes", "bytes of bodies and histories in memory", type=int)
     option("--max-background", "max_background", "background turns that run at once", type=int)
     option("--replay-retention", "replay_retention", "seconds that an ended stream can be read", type=float)
     option("--keep-alive-interval", "keep_alive_interval", "seconds of silence before a comment", type=float)

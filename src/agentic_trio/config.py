@@ -49,6 +49,7 @@ class Config:
         on_disconnect: what becomes of a turn whose client leaves: ``cancel`` it, or ``finish`` it.
         upstream_retries: how often a call is tried again that failed before anything was generated.
         max_concurrent_requests: how many requests may be at the model server at once; more get 429.
+        max_held_bytes: how much of requests' bodies and of histories may be in memory at once; more gets 429.
         max_background: how many background turns run at once; the others are queued.
         replay_retention: how long the stream of an ended turn can be read again; 0 keeps none.
         keep_alive_interval: a stream that is silent for so long gets a comment, so that no proxy cuts it.
@@ -79,6 +80,7 @@ class Config:
     on_disconnect: Literal["cancel", "finish"] = "cancel"
     upstream_retries: int = 0
     max_concurrent_requests: int = 1000
+    max_held_bytes: int = 1024 * 1024 * 1024
     max_background: int = 100
     replay_retention: float = 86_400.0
     keep_alive_interval: float = 15.0
@@ -145,6 +147,7 @@ _POSITIVE = (
     "write_timeout",
     "max_connections",
     "max_concurrent_requests",
+    "max_held_bytes",
     "max_background",
     "keep_alive_interval",
 )

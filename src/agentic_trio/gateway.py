@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from agentic_trio.admission import Admission
+from agentic_trio.budget import Budget
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.holds import Holds
@@ -57,6 +58,7 @@ class Gateway:
         config: what it was opened with.
         upstream: the model server.
         admission: the bound on requests at the model server.
+        budget: the bound on bytes of bodies and histories.
         turns: those that run, and new ones.
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
@@ -67,6 +69,7 @@ class Gateway:
         self.config = services.config
         self.upstream = services.upstream
         self.admission = Admission(services.config.max_concurrent_requests)
+        self.budget = services.budget
         self.turns = Turns(services, service)
         self.keys = Holds(KEY_WAIT, key_in_use)
         self.responses = Responses(services.store, services.unrecorded, self.turns)
@@ -186,6 +189,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             upstream=upstream,
             holds=Holds(config.conversation_wait),
             unrecorded=Unrecorded(store),
+            budget=Budget(config.max_held_bytes),
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,

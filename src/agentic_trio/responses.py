@@ -60,7 +60,7 @@ class Responses:
             turn.cancel()
             await turn.wait_ended()
         body = await self.read(owner, id)
-        if not decode_object(body)["background"]:
+        if not decode_object(body).get("background"):
             raise _not_in_background()
         return body
 

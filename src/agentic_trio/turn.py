@@ -37,6 +37,7 @@ from agentic_trio.wire.response import Snapshot, with_output
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from agentic_trio.budget import Budget
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
     from agentic_trio.holds import Holds
@@ -62,6 +63,7 @@ class Services:
     upstream: Upstream
     holds: Holds
     unrecorded: Unrecorded
+    budget: Budget
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
@@ -95,6 +97,7 @@ class Turn:
         self._services = services
         self._history = History()
         self._input: list[InputItem] = []
+        self._held = services.budget.share()
         self._waiting_calls: frozenset[str] = frozenset()
         self._created_at = int(services.now())
         snapshot = Snapshot(self.id, self._created_at, call.echo())
@@ -172,7 +175,8 @@ class Turn:
                 if self._waiting.cancelled_caught:
                     self._error = self._reason or ServiceUnavailable("The turn was cancelled.")
                 else:
-                    await self._run()
+                    with self._held:
+                        await self._run()
         except InvalidRequest as locked:
             self._error = locked
         except Exception:
@@ -273,6 +277,7 @@ class Turn:
         call = self.call
         if call.previous_response_id is not None or call.conversation is not None:
             self._history = await self._read_history()
+            self._held.hold(sum(map(len, self._history.items)))
         self._input = await self._resolved(call.input)
         if not self._input and not self._history.items:
             raise nothing_to_answer()

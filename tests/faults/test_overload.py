@@ -95,6 +95,46 @@ async def test_more_requests_than_may_be_get_429_before_their_body_is_read(
         await check_served(world)
 
 
+@pytest.mark.parametrize("members", [{}, {"store": False}], ids=["stored", "relayed"])
+async def test_bodies_that_are_too_much_together_get_429(database: Path, members: Json) -> None:
+    large = {"model": MODEL, "input": "x" * 600_000, **members}
+    async with open_file_world(database, HANGING, max_held_bytes=1_000_000) as world:
+        async with open_client(world.port) as first:
+            await first.request("POST", "/v1/responses", large)
+            await world.upstream.wait_stalled(1)
+            status, error = await world.refused(**large)
+            ledger.fault()
+            assert (status, error["code"]) == (429, "rate_limit_exceeded")
+            world.upstream.script(PLAIN)
+            await world.create(input="small")
+            world.upstream.release()
+            await first.read()
+        with trio.fail_after(PATIENCE):
+            await world.post("/v1/responses", large)
+        assert world.gateway.budget.left == 1_000_000
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_histories_that_are_too_much_together_get_429(database: Path, background: bool) -> None:
+    async with open_file_world(database, HELLO, max_held_bytes=1_000_000) as world:
+        long = await world.create(input="x" * 600_000)
+        more = {"input": "hi", "previous_response_id": long["id"]}
+        world.upstream.script(HANGING)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(world.create, **more, background=background))
+            await world.upstream.wait_stalled(1)
+            status, error = await world.refused(**more)
+            ledger.fault()
+            assert (status, error["code"]) == (429, "rate_limit_exceeded")
+            world.upstream.script(PLAIN)
+            await world.create(input="small")
+            world.upstream.release()
+        with trio.fail_after(PATIENCE):
+            while world.gateway.budget.left < 1_000_000:
+                await trio.lowlevel.checkpoint()
+        await world.create(**more)
+
+
 async def test_a_turn_that_goes_on_without_its_client_keeps_its_place(database: Path) -> None:
     async with open_file_world(database, HALF, max_concurrent_requests=1, on_disconnect="finish") as world:
         async with open_at_event(world.port, streamed(), 4) as client:

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import trio
 
+from agentic_trio.budget import Budget
 from agentic_trio.gateway import open_gateway_over
 from agentic_trio.holds import Holds
 from agentic_trio.server import app as server_app
@@ -160,6 +161,7 @@ class Machine:
                 upstream=upstream,
                 holds=Holds(self.config.conversation_wait),
                 unrecorded=Unrecorded(store),
+                budget=Budget(self.config.max_held_bytes),
                 background=trio.CapacityLimiter(self.config.max_background),
                 mint=self.mint,
                 now=now,
@@ -241,6 +243,7 @@ class Machine:
             "holds": len(services.holds._holds),
             "keys": len(gateway.keys._holds),
             "admitted": gateway.admission._admitted,
+            "held bytes": self.config.max_held_bytes - services.budget.left,
             "unrecorded": len(services.unrecorded._endings),
             "tasks": len(gateway.turns._service.child_tasks) - self._tasks,
         }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from agentic_trio import Config
+from agentic_trio.budget import Budget
 from agentic_trio.context import RequestContext
 from agentic_trio.holds import Holds
 from agentic_trio.store.base import History
@@ -218,6 +219,7 @@ class Stage:
             upstream=cast("Upstream", self.upstream),
             holds=self.holds,
             unrecorded=Unrecorded(store),
+            budget=Budget(Config(**config).max_held_bytes),
             background=trio.CapacityLimiter(1),
             mint=counted_ids(),
             now=lambda: NOW,

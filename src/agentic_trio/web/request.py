@@ -14,6 +14,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 from werkzeug.exceptions import HTTPException
 
+from agentic_trio.budget import UNCOUNTED
 from agentic_trio.context import RequestContext, upstream_authorization
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge
 from agentic_trio.minting import mint_id
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 
+    from agentic_trio.budget import Share
     from agentic_trio.gateway import Gateway
 
     Handler = Callable[["Scoped"], Awaitable[Reply]]
@@ -79,7 +81,7 @@ class Scoped:
         return self._context
 
     async def raw_body(self) -> bytes:
-        """The body's bytes. Raises RequestTooLarge."""
+        """The body's bytes. Raises RequestTooLarge; TooManyRequests, if there is no memory for it."""
         raise NotImplementedError
 
     async def _receive_body(self, receive: ASGIReceiveCallable) -> bytes:
@@ -88,16 +90,21 @@ class Scoped:
         if declared is not None and int(declared) > left:
             raise request_too_large(self.gateway)
         parts = []
+        held: Share | None = None
         more = True
         while more:
             message = await receive()
             if message["type"] != "http.request":
                 raise _ClientLeft
-            parts.append(message["body"])
-            left -= len(message["body"])
+            part, more = message["body"], message["more_body"]
+            parts.append(part)
+            left -= len(part)
             if left < 0:
                 raise request_too_large(self.gateway)
-            more = message["more_body"]
+            if held is None and (more or len(part) > UNCOUNTED):
+                held = self.stack.enter_context(self.gateway.budget.share())
+            if held is not None:
+                held.hold(len(part))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -112,13 +119,13 @@ class GatewayRequest(Scoped, TrioRequest):
         super().__init__(*args, **options)
         self._arrived = trio.Event()
         self._whole = b""
-        self._refusal: RequestTooLarge | None = None
+        self._refusal: GatewayError | None = None
 
     async def follow(self, receive: ASGIReceiveCallable) -> None:
         """Read the body, then wait until the client leaves."""
         try:
             self._whole = await self._receive_body(receive)
-        except RequestTooLarge as refusal:
+        except GatewayError as refusal:
             self._refusal = refusal
         except _ClientLeft:
             return
@@ -158,6 +165,7 @@ class DirectRequest(Scoped):
 
         Raises:
             RequestTooLarge: there are more than may be.
+            TooManyRequests: there are more than is left for all bodies.
         """
         body = await self._receive_body(self._receive)
         self.stack.enter_context(self._watch(self.nursery.cancel_scope.cancel))
