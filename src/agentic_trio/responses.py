@@ -60,6 +60,7 @@ class Responses:
             turn.cancel()
             await turn.wait_ended()
         body = await self.read(owner, id)
+        # One whose announcement couldn't be read after a crash has no such member.
         if not decode_object(body).get("background"):
             raise _not_in_background()
         return body

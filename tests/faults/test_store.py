@@ -357,6 +357,25 @@ async def test_a_turn_that_can_not_be_ended_as_it_was_does_not_hold_up_the_start
     assert_intact(database)
 
 
+async def test_a_turn_of_which_nothing_can_be_read_is_failed_and_can_not_be_cancelled(
+    database: Path, spawner: Spawner
+) -> None:
+    async with open_fake_upstream(HALF) as upstream:
+        async with (
+            spawner.running(database, upstream.url) as process,
+            open_at_event(process.port, streamed("hi"), 4) as cut,
+        ):
+            await process.kill()
+        with closing(sqlite3.connect(database)) as db, db:
+            db.execute("UPDATE response SET pending = '[', body = '{'")
+            ledger.fault()
+        async with spawner.running(database, upstream.url) as process:
+            told = json.loads(await get(process.client, cut.id))
+            assert (told["id"], told["status"], told["output"]) == (cut.id, "failed", [])
+            cancelled = await process.client.post(f"/v1/responses/{cut.id}/cancel")
+            assert cancelled.status_code == 400, cancelled.text
+
+
 async def test_a_second_gateway_is_refused_and_the_first_goes_on(database: Path, spawner: Spawner) -> None:
     async with open_fake_upstream() as upstream, spawner.running(database, upstream.url) as process:
         assert "in use by another gateway" in await refused(spawner, database)
