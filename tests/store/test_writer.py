@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import pytest
 import trio
 
 from agentic_trio.store.base import StoreError
-from agentic_trio.store.writer import BATCH_BOUND, QUEUE_BOUND, Writer
+from agentic_trio.store.writer import BATCH_BOUND, QUEUE_BOUND, Writer, run_in_thread
 from tests.store.records import run_inline
 
 if TYPE_CHECKING:
@@ -342,3 +344,26 @@ async def test_after_closing_what_takes_too_long_is_refused(
         writer.close(grace=10)
     assert [str(error) for error in errors] == ["the store is closed"]
     assert notes(connection) == ["taken"]
+
+
+def test_ctrl_c_as_work_leaves_the_loop_waits_for_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = trio.lowlevel.start_thread_soon
+    go, done = threading.Event(), []
+
+    def start_and_interrupt(*args: Any) -> None:
+        start(*args)
+        signal.raise_signal(signal.SIGINT)
+        go.set()
+
+    def work() -> None:
+        done.append(go.wait(5))
+
+    async def main() -> None:
+        try:
+            await run_in_thread(work, limiter=trio.CapacityLimiter(1))
+        finally:
+            assert done == [True]
+
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)

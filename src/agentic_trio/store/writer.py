@@ -39,13 +39,14 @@ class RunSync(Protocol):
         """Run ``work`` and answer what it returns or raise what it raises, even when cancelled meanwhile."""
 
 
+@trio.lowlevel.enable_ki_protection
 async def run_in_thread(work: Callable[[], T], *, limiter: trio.CapacityLimiter) -> T:
     """Run ``work`` in one of trio's threads.
 
     ``trio.to_thread.run_sync`` also brings the context along, lets the thread call back into the loop, and
     has the kernel rename it before and after. None of that is used here, and it is a third of a hop's cost.
 
-    Cancellation: waits for the thread. A write that was abandoned would still be committed.
+    Cancellation: waits for the thread, as a Ctrl-C does. A write that was abandoned would still be committed.
     """
     async with limiter:
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
