@@ -42,6 +42,18 @@ def test_a_share_that_is_used_again_begins_anew():
     assert budget.left == 1000
 
 
+def test_what_a_share_gives_away_is_held_by_the_other():
+    budget = Budget(1000)
+    with budget.share() as later:
+        with budget.share() as first:
+            first.hold(UNCOUNTED + 400)
+            first.give_to(later)
+        assert budget.left == 600
+        later.hold(100)
+        assert budget.left == 500
+    assert budget.left == 1000
+
+
 def test_shares_are_of_one_budget():
     budget = Budget(1000)
     with budget.share() as first, budget.share() as second:

@@ -51,6 +51,12 @@ class Share:
         self._budget.left -= more
         self._counted += more
 
+    def give_to(self, other: Share) -> None:
+        """Let another share hold what this one holds."""
+        other._size += self._size
+        other._counted += self._counted
+        self._size = self._counted = 0
+
     def __enter__(self) -> Self:
         return self
 

@@ -76,6 +76,7 @@ class Turn:
         id: the response's id.
         owner: whose it is.
         log: its events, if it is streamed.
+        held: its share of what may be in memory, until it ends.
         fingerprint: tells a repeat of its request from another request; None if it can't be repeated.
     """
 
@@ -92,12 +93,12 @@ class Turn:
         self.id = id or services.mint("resp")
         self.owner = context.owner
         self.log = EventLog()
+        self.held = services.budget.share()
         self.fingerprint = fingerprint
         self._context = context
         self._services = services
         self._history = History()
         self._input: list[InputItem] = []
-        self._held = services.budget.share()
         self._waiting_calls: frozenset[str] = frozenset()
         self._created_at = int(services.now())
         snapshot = Snapshot(self.id, self._created_at, call.echo())
@@ -169,14 +170,14 @@ class Turn:
         conversation = self.call.conversation
         try:
             async with AsyncExitStack() as held:
+                held.enter_context(self.held)
                 if conversation is not None and self.call.store:
                     with self._waiting:
                         await held.enter_async_context(self._services.holds.hold(self.owner, conversation))
                 if self._waiting.cancelled_caught:
                     self._error = self._reason or ServiceUnavailable("The turn was cancelled.")
                 else:
-                    with self._held:
-                        await self._run()
+                    await self._run()
         except InvalidRequest as locked:
             self._error = locked
         except Exception:
@@ -277,7 +278,7 @@ class Turn:
         call = self.call
         if call.previous_response_id is not None or call.conversation is not None:
             self._history = await self._read_history()
-            self._held.hold(sum(map(len, self._history.items)))
+            self.held.hold(sum(map(len, self._history.items)))
         self._input = await self._resolved(call.input)
         if not self._input and not self._history.items:
             raise nothing_to_answer()

@@ -16,6 +16,7 @@ from agentic_trio.wire.requests import parse_create_response
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from agentic_trio.budget import Share
     from agentic_trio.context import RequestContext
     from agentic_trio.turn import Services
 
@@ -31,6 +32,7 @@ class Turns:
         self._service = service
         self._running: dict[str, Turn] = {}
         self._in_background = 0
+        self._most_in_background = services.config.max_background * (1 + QUEUED_PER_SLOT)
         self._closed = False
 
     def new(
@@ -56,26 +58,29 @@ class Turns:
         finally:
             del self._running[turn.id]
 
-    def start(self, turn: Turn, place: ExitStack | None = None) -> None:
+    def start(self, turn: Turn, place: ExitStack | None = None, held: Share | None = None) -> None:
         """Run a turn that outlives its request: the gateway owns it.
 
         Args:
             turn: a new one.
             place: the request's among those at the model server. What is in it goes over to the turn,
                 until that ends; a background turn has its own bound, and leaves it alone.
+            held: the request's share of what may be in memory. It goes over to the turn.
 
         Raises:
             TooManyRequests: as many background turns wait as may.
         """
-        if not turn.call.background:
-            self._running[turn.id] = turn
-            self._service.start_soon(self._run_owned, turn, place.pop_all() if place else ExitStack())
-            return
-        if self._in_background >= self._services.config.max_background * (1 + QUEUED_PER_SLOT):
+        background = turn.call.background
+        if background and self._in_background >= self._most_in_background:
             raise TooManyRequests("Too many background responses are waiting. Please retry later.")
-        self._in_background += 1
+        if held is not None:
+            held.give_to(turn.held)
         self._running[turn.id] = turn
-        self._service.start_soon(self._run_in_background, turn)
+        if background:
+            self._in_background += 1
+            self._service.start_soon(self._run_in_background, turn)
+        else:
+            self._service.start_soon(self._run_owned, turn, place.pop_all() if place else ExitStack())
 
     async def _run_owned(self, turn: Turn, place: ExitStack) -> None:
         with place:

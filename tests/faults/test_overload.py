@@ -114,6 +114,25 @@ async def test_bodies_that_are_too_much_together_get_429(database: Path, members
         assert world.gateway.budget.left == 1_000_000
 
 
+@pytest.mark.parametrize("members", [{"background": True}, {"x": "on-disconnect"}])
+async def test_the_body_of_a_turn_that_outlives_its_request_counts_until_it_ends(
+    database: Path, members: Json
+) -> None:
+    large = {"model": MODEL, "input": "x" * 400_000, "stream": True, **members}
+    async with open_file_world(database, HALF, max_held_bytes=1_000_000, on_disconnect="finish") as world:
+        for _ in range(2):
+            async with open_at_event(world.port, large, 2) as client:
+                await client.reset()
+                ledger.fault()
+        with trio.fail_after(PATIENCE):
+            while (await world.refused(**large))[0] != 429:
+                pass
+        world.upstream.release()
+        with trio.fail_after(PATIENCE):
+            while world.gateway.budget.left < 1_000_000:
+                await trio.lowlevel.checkpoint()
+
+
 @pytest.mark.parametrize("background", [False, True])
 async def test_histories_that_are_too_much_together_get_429(database: Path, background: bool) -> None:
     async with open_file_world(database, HELLO, max_held_bytes=1_000_000) as world:

@@ -45,12 +45,14 @@ class Scoped:
         gateway: what serves it.
         nursery: what runs here is cancelled when the client leaves.
         stack: what is entered here is left when the request is over, however it ends.
+        held: its body's share of what may be in memory; None for a small one.
     """
 
     scope: Any
     gateway: Gateway
     nursery: trio.Nursery
     stack: AsyncExitStack
+    held: Share | None = None
     _context: RequestContext | None = None
     _firsts: dict[bytes, bytes] | None = None
 
@@ -90,7 +92,6 @@ class Scoped:
         if declared is not None and int(declared) > left:
             raise request_too_large(self.gateway)
         parts = []
-        held: Share | None = None
         more = True
         while more:
             message = await receive()
@@ -101,10 +102,10 @@ class Scoped:
             left -= len(part)
             if left < 0:
                 raise request_too_large(self.gateway)
-            if held is None and (more or len(part) > UNCOUNTED):
-                held = self.stack.enter_context(self.gateway.budget.share())
-            if held is not None:
-                held.hold(len(part))
+            if self.held is None and (more or len(part) > UNCOUNTED):
+                self.held = self.stack.enter_context(self.gateway.budget.share())
+            if self.held is not None:
+                self.held.hold(len(part))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -89,7 +89,7 @@ async def _once(request: Scoped, body: bytes, key: str, place: ExitStack) -> Rep
             if not turn.call.store:
                 # Nothing is kept that its repeat could be given: that runs after this one.
                 return await _follow(request, turn, place, outlives=False)
-            gateway.turns.start(turn, place)
+            gateway.turns.start(turn, place, request.held)
     return await _answer(turn)
 
 
@@ -97,7 +97,7 @@ async def _follow(request: Scoped, turn: Turn, place: ExitStack, *, outlives: bo
     """Start a turn under its owner, chosen now, and answer with it."""
     gateway = request.gateway
     if turn.call.background or (outlives and turn.call.store):
-        gateway.turns.start(turn, place)
+        gateway.turns.start(turn, place, request.held)
     elif turn.call.stream:
         request.nursery.start_soon(gateway.turns.run, turn)
     else:
