@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from agentic_trio.store.sqlite import open_sqlite_store
 from bench.stats import median
 
 if TYPE_CHECKING:
-    from agentic_trio.store.base import Store
+    from agentic_trio.store.base import Place, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,7 @@ def _own_written() -> int:
     return int(line.removeprefix("wchar: "))
 
 
-async def _turn(store: Store, name: str, previous: str | None, item_bytes: int) -> tuple[str, WriteCost]:
-    base = None if previous is None else (await store.history("", response=previous)).base
+async def _turn(store: Store, name: str, base: Place | None, item_bytes: int) -> WriteCost:
     id = f"resp_{name}"
     data = b'{"type":"message","role":"user","content":"%b"}' % (b"x" * item_bytes)
     ending = Ending(
@@ -46,19 +45,25 @@ async def _turn(store: Store, name: str, previous: str | None, item_bytes: int) 
     )
     written, cpu = _own_written(), time.process_time()
     await store.end(ending)
-    return id, WriteCost((time.process_time() - cpu) * 1e6, _own_written() - written)
+    return WriteCost((time.process_time() - cpu) * 1e6, _own_written() - written)
 
 
 async def write_costs(path: Path, depth: int, samples: int, item_bytes: int = 1024) -> list[WriteCost]:
-    """The cost of turn 1 (of ``samples`` new chains), and of ``samples`` turns around turn ``depth``."""
+    """The cost of turn 1 (of ``samples`` new chains), and of ``samples`` turns around turn ``depth``.
+
+    No history is read between two turns: what that costs is measured elsewhere, and here it would empty
+    the processor's caches before each write.
+    """
     async with open_sqlite_store(str(path)) as store:
-        early = [(await _turn(store, f"e{n}", None, item_bytes))[1] for n in range(samples)]
-        previous: str | None = None
-        late = []
-        for n in range(depth + samples // 2):
-            previous, cost = await _turn(store, f"l{n}", previous, item_bytes)
-            if n >= depth - samples // 2:
-                late.append(cost)
+        early = [await _turn(store, f"e{n}", None, item_bytes) for n in range(samples)]
+        late = [await _turn(store, "l0", None, item_bytes)]
+        base = (await store.history("", response="resp_l0")).base
+        assert base is not None
+        for n in range(1, depth + samples // 2):
+            late.append(await _turn(store, f"l{n}", base, item_bytes))
+            base = replace(base, position=base.position + 2)
+        assert len((await store.history("", response=f"resp_l{n}")).items) == 2 * (n + 1)
+        late = late[-samples:]
     return [
         WriteCost(median([cost.cpu for cost in costs]), median([cost.written for cost in costs]))
         for costs in (early, late)
