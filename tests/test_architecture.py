@@ -47,7 +47,7 @@ PURE = frozenset(
 
 OWNERS = {
     # The demo is a client of the gateway, not of the model server.
-    "httpx": ("upstream.client", "upstream.transport", "demo"),
+    "httpx": ("upstream.client", "upstream.transport", "upstream.http1", "demo"),
     "sqlite3": ("store",),
     "quart": ("web",),
     "quart_trio": ("web", "asgi"),

@@ -1,4 +1,4 @@
-"""The model server, over HTTP. The only module that names httpx, whose failures become ours here."""
+"""The model server, over HTTP: requests as httpx has them, whose failures become ours here."""
 
 from __future__ import annotations
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
-import httptools
 import httpx
 import trio
 
 from agentic_trio.streams import DirectStream
+from agentic_trio.upstream.http1 import Head, Message, encode_head
 
 if TYPE_CHECKING:
     import ssl
@@ -28,9 +27,6 @@ GiveBack: TypeAlias = Callable[[Origin, trio.abc.Stream], Awaitable[None]]
 _READ_SIZE = 65536
 _PORTS = {"http": 80, "https": 443}
 _BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_LEGAL_HEAD = re.compile(rb"%s [!-~]+ HTTP/1\.1\r\n(?:%s: [^\0\r\n]*\r\n)*\r\n" % (_TOKEN, _TOKEN))
-_LEGAL_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class StreamTransport(httpx.AsyncBaseTransport):
@@ -88,8 +84,8 @@ class StreamTransport(httpx.AsyncBaseTransport):
     async def open(self, request: httpx.Request, meanwhile: Meanwhile | None = None) -> Exchange:
         """Send a request and return its response as soon as the head is there.
 
-        ``meanwhile`` is awaited when the request has been sent, while the server works. What it raises ends
-        the exchange and is raised.
+        ``meanwhile`` is awaited when the request has been sent, while the server works; not if it answers
+        before that. What it raises ends the exchange and is raised.
 
         Honours the connect, read and write timeouts (seconds) of `request.extensions`.
 
@@ -105,7 +101,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
         if port is None:
             raise httpx.UnsupportedProtocol(f"unsupported URL scheme {url.scheme!r}")
         origin = (url.scheme, url.raw_host.decode("ascii"), port)
-        head = _encode_head(request)
+        head = encode_head(request)
         if (stream := await self._take_idle(origin)) is not None:
             try:
                 return await self._run(stream, origin, request, head, meanwhile)
@@ -129,7 +125,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
         stream: trio.abc.Stream,
         origin: Origin,
         request: httpx.Request,
-        head: _Head,
+        head: Head,
         meanwhile: Meanwhile | None,
     ) -> Exchange:
         exchange = Exchange(stream, origin, self._give_back)
@@ -197,7 +193,7 @@ class Exchange(httpx.AsyncByteStream):
         self._answered = self._drained = self._reusable = self._closed = False
 
     async def run(
-        self, request: httpx.Request, head: _Head, max_header_bytes: int, meanwhile: Meanwhile | None
+        self, request: httpx.Request, head: Head, max_header_bytes: int, meanwhile: Meanwhile | None
     ) -> None:
         """Send the request and read the response's head.
 
@@ -205,7 +201,7 @@ class Exchange(httpx.AsyncByteStream):
             httpx.WriteError: the stream broke before it took the whole request, and no response byte came.
         """
         self._timeouts = request.extensions.get("timeout", {})
-        self._message = message = _Message(request.method == "HEAD", max_header_bytes)
+        self._message = message = Message(request.method == "HEAD", max_header_bytes)
         try:
             failure = await self._send(request, head)
             # A request that was not taken may be sent once more; this is done once.
@@ -263,7 +259,7 @@ class Exchange(httpx.AsyncByteStream):
         self._closed = True
         self._message.close()
 
-    async def _send(self, request: httpx.Request, head: _Head) -> httpx.TransportError | None:
+    async def _send(self, request: httpx.Request, head: Head) -> httpx.TransportError | None:
         # An early response (a 413, say) may explain a failure: it is returned, and raised if there is none.
         try:
             await self._send_all(request, head)
@@ -274,7 +270,7 @@ class Exchange(httpx.AsyncByteStream):
         self._reusable = not head.closes
         return None
 
-    async def _send_all(self, request: httpx.Request, head: _Head) -> None:
+    async def _send_all(self, request: httpx.Request, head: Head) -> None:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         unsent, chunked, left = head.data, head.chunked, head.length
         pieces = aiter(request.stream)
@@ -341,103 +337,6 @@ class Exchange(httpx.AsyncByteStream):
             raise _broken(httpx.ReadError, error) from error
 
 
-class _Message:
-    """Parses one response: bytes in, head and body bytes out. No I/O."""
-
-    def __init__(self, bodyless: bool, max_header_bytes: int) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.reason = b""
-        self.version = ""
-        self.complete = False
-        self.keep_alive = False
-        self._bodyless = bodyless
-        self._until_close = False
-        self._max_header_bytes = max_header_bytes
-        self._header_bytes = 0
-        self._overhead = 0
-        self._pieces: list[bytes] = []
-        self._violation = ""
-        self._parser = httptools.HttpResponseParser(self)
-
-    def close(self) -> None:
-        """Break the reference cycle with the parser."""
-        del self._parser
-
-    def feed(self, data: bytes) -> bytes:
-        """Take what one read returned; return all the body bytes in it, joined."""
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self.complete:
-                raise httpx.RemoteProtocolError(self._violation or str(error)) from error
-            self.keep_alive = False
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        # llhttp reports a header, trailer or chunk extension at its end: what trickles in is bounded here.
-        self._overhead = 0 if body or self.complete else self._overhead + len(data)
-        if self._overhead > self._max_header_bytes:
-            raise httpx.RemoteProtocolError(self._too_large())
-        return body
-
-    def feed_eof(self) -> None:
-        if not self._until_close:
-            raise httpx.RemoteProtocolError("connection closed before the end of the response")
-        self.complete = True
-
-    def on_message_begin(self) -> None:
-        if self.complete:
-            self._refuse("bytes after the end of the response")
-        self.headers.clear()
-        self.reason = b""
-
-    def on_status(self, reason: bytes) -> None:
-        self.reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value) + 4
-        if self._header_bytes > self._max_header_bytes:
-            self._refuse(self._too_large())
-        if self.status == 0:
-            self.headers.append((name, value.strip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        status, version = self._parser.get_status_code(), self._parser.get_http_version()
-        if status < 100 or status == 101 or version not in ("1.0", "1.1"):
-            self._refuse(f"unexpected response: HTTP/{version} {status}")
-        if status < 200:
-            return
-        self.status, self.version = status, version
-        self._until_close = not self._is_framed() and status not in (204, 304)
-        self.keep_alive = version == "1.1" and self._parser.should_keep_alive()
-        if self._bodyless:
-            # llhttp can't be told that no body follows HEAD, so where this message ends is not certain.
-            self.complete, self.keep_alive = True, False
-
-    def on_body(self, body: bytes) -> None:
-        if not self.complete:
-            self._pieces.append(body)
-
-    def on_message_complete(self) -> None:
-        self.complete = self.status != 0
-
-    def _is_framed(self) -> bool:
-        codings = [value.lower() for name, value in self.headers if name.lower() == b"transfer-encoding"]
-        lengths = [value for name, value in self.headers if name.lower() == b"content-length"]
-        if codings and (codings != [b"chunked"] or self.version == "1.0"):
-            self._refuse("unsupported Transfer-Encoding in the response")
-        if lengths and not _LEGAL_LENGTH.fullmatch(lengths[0]):
-            self._refuse("illegal Content-Length in the response")
-        return bool(codings or lengths)
-
-    def _too_large(self) -> str:
-        return f"response headers exceed {self._max_header_bytes} bytes"
-
-    def _refuse(self, violation: str) -> NoReturn:
-        self._violation = violation
-        raise ValueError(violation)
-
-
 async def _within(
     operation: Awaitable[T],
     seconds: float | None,
@@ -468,31 +367,3 @@ def _is_readable(stream: trio.abc.Stream) -> bool:
         stream = stream.transport_stream
     is_readable = getattr(getattr(stream, "socket", None), "is_readable", None)
     return is_readable is not None and bool(is_readable())
-
-
-class _Head(NamedTuple):
-    """A request's head, encoded, and how the body behind it is framed."""
-
-    data: bytes
-    chunked: bool
-    length: int
-    closes: bool
-
-
-def _encode_head(request: httpx.Request) -> _Head:
-    headers = request.headers.raw
-    lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii", "replace"), request.url.raw_path)]
-    lines += [b"%s: %s\r\n" % header for header in headers]
-    data = b"".join([*lines, b"\r\n"])
-    if data.count(b"\n") != len(lines) + 1 or not _LEGAL_HEAD.fullmatch(data):
-        raise httpx.LocalProtocolError("illegal character in the request's method, target or headers")
-    # httpx.Headers joins and decodes at every look-up: what frames the body is picked out once.
-    fields = [(name.lower(), value) for name, value in headers]
-    codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
-    lengths = [value for name, value in fields if name == b"content-length"]
-    if codings and (codings != [b"chunked"] or lengths):
-        raise httpx.LocalProtocolError("a request body is framed by Content-Length or by chunked, not both")
-    if lengths and (len(lengths) > 1 or not _LEGAL_LENGTH.fullmatch(lengths[0])):
-        raise httpx.LocalProtocolError("illegal Content-Length in the request")
-    closes = any(b"close" in value.lower() for name, value in fields if name == b"connection")
-    return _Head(data, bool(codings), int(lengths[0]) if lengths else 0, closes)
