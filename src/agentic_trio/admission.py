@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from agentic_trio.errors import GatewayError, ServiceUnavailable
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 RETRY_AFTER = "1"
 
@@ -44,10 +39,5 @@ class Admission:
             raise TooManyRequests("Too many requests are running. Please retry in a few seconds.")
         self._admitted += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._admitted -= 1

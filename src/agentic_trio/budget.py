@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from agentic_trio.admission import TooManyRequests
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 UNCOUNTED = 64 * 1024
 """Bytes of each share that cost nothing: their sum is bounded by the number of requests."""
@@ -60,11 +57,6 @@ class Share:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._budget.left += self._counted
         self._size = self._counted = 0

@@ -11,7 +11,7 @@ import trio
 from agentic_trio.store.base import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 REASONS = {
     sqlite3.SQLITE_BUSY: "the database is locked by another process",
@@ -38,6 +38,25 @@ def primary_code(error: sqlite3.Error) -> int:
 def is_database_failure(error: BaseException) -> bool:
     """Whether every other statement would fail as well."""
     return isinstance(error, sqlite3.Error) and primary_code(error) in REASONS
+
+
+def attempt(connection: sqlite3.Connection, work: Callable[[], object]) -> Exception | None:
+    """Run ``work`` inside of a transaction, so that it alone is undone when it fails; answers its error.
+
+    Raises what it raised when the database itself failed, or the transaction is gone: a failing disk rolls
+    all of it back, with what had succeeded before.
+    """
+    connection.execute("SAVEPOINT attempt")
+    failure: Exception | None = None
+    try:
+        work()
+    except Exception as error:
+        if is_database_failure(error) or not connection.in_transaction:
+            raise
+        connection.execute("ROLLBACK TO attempt")
+        failure = error
+    connection.execute("RELEASE attempt")
+    return failure
 
 
 def store_error(error: Exception) -> StoreError:

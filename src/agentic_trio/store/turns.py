@@ -20,7 +20,7 @@ from agentic_trio.store.base import (
     StoredResponse,
     StoreError,
 )
-from agentic_trio.store.failures import is_database_failure
+from agentic_trio.store.failures import attempt
 from agentic_trio.store.paging import page_of_list, page_of_view
 from agentic_trio.store.threads import (
     CHAIN,
@@ -68,7 +68,12 @@ class _Found(NamedTuple):
         return Place(self.thread, self.last)
 
     def history(self) -> Place | None:
-        return None if self.thread is None or self.base is None else Place(self.thread, self.base)
+        return _history_end(self.thread, self.base)
+
+
+def _history_end(thread: int | None, base: int | None) -> Place | None:
+    """Where the history of a row ends; None for none."""
+    return None if thread is None or base is None else Place(thread, base)
 
 
 def _find(connection: sqlite3.Connection, owner: str, id: str) -> _Found:
@@ -304,9 +309,6 @@ class _Announced(NamedTuple):
     body: bytes
     fingerprint: bytes | None
 
-    def history(self) -> Place | None:
-        return None if self.thread is None or self.base is None else Place(self.thread, self.base)
-
 
 _ANNOUNCED = (
     "SELECT response.key, response.owner, response.id, response.created_at, response.thread, base,"
@@ -318,7 +320,7 @@ _ANNOUNCED = (
 
 def recover(connection: sqlite3.Connection, failed: Callable[[bytes], bytes]) -> int:
     """See ``Store.recover``."""
-    rows = connection.execute(f"{_ANNOUNCED} ORDER BY response.key").fetchall()
+    rows = connection.execute(_ANNOUNCED + " ORDER BY response.key").fetchall()
     for row in rows:
         _fail(connection, _Announced(*row), failed)
     return len(rows)
@@ -326,7 +328,7 @@ def recover(connection: sqlite3.Connection, failed: Callable[[bytes], bytes]) ->
 
 def fail(connection: sqlite3.Connection, owner: str, id: str, failed: Callable[[bytes], bytes]) -> None:
     """See ``Store.fail``."""
-    select = f"{_ANNOUNCED} AND response.owner = ? AND response.id = ?"
+    select = _ANNOUNCED + " AND response.owner = ? AND response.id = ?"
     row = connection.execute(select, (owner, id)).fetchone()
     if row is not None:
         _fail(connection, _Announced(*row), failed)
@@ -334,16 +336,10 @@ def fail(connection: sqlite3.Connection, owner: str, id: str, failed: Callable[[
 
 def _fail(connection: sqlite3.Connection, row: _Announced, failed: Callable[[bytes], bytes]) -> None:
     """End an announced response as failed: with its input, or without it if that can't be."""
-    connection.execute("SAVEPOINT failing")
-    try:
-        _fail_whole(connection, row, failed)
-    except Exception as error:
-        if is_database_failure(error) or not connection.in_transaction:
-            raise
-        connection.execute("ROLLBACK TO failing")
+    error = attempt(connection, lambda: _fail_whole(connection, row, failed))
+    if error is not None:
         logger.error("turn %s failed, and its input is lost", row.id.decode(errors="replace"), exc_info=error)
         _fail_alone(connection, row, failed)
-    connection.execute("RELEASE failing")
 
 
 def _fail_whole(connection: sqlite3.Connection, row: _Announced, failed: Callable[[bytes], bytes]) -> None:
@@ -352,7 +348,7 @@ def _fail_whole(connection: sqlite3.Connection, row: _Announced, failed: Callabl
         id=row.id.decode(),
         created_at=row.created_at,
         status="failed",
-        base=row.history(),
+        base=_history_end(row.thread, row.base),
         conversation=None if row.conversation is None else row.conversation.decode(),
         input=_load_items(row.pending),
         output=(),
@@ -366,7 +362,7 @@ def _fail_whole(connection: sqlite3.Connection, row: _Announced, failed: Callabl
 def _fail_alone(connection: sqlite3.Connection, row: _Announced, failed: Callable[[bytes], bytes]) -> None:
     """Let it end where its history does, in whose thread nothing is written: that may be full, or gone."""
     owner, id = row.owner.decode(errors="replace"), row.id.decode(errors="replace")
-    place = row.history() or new_thread(connection, owner, CHAIN, None, ())
+    place = _history_end(row.thread, row.base) or new_thread(connection, owner, CHAIN, None, ())
     try:
         body = failed(row.body)
     except Exception:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
-from agentic_trio.store.failures import is_database_failure, store_error
+from agentic_trio.store.failures import attempt, is_database_failure, store_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,13 +215,5 @@ def _run(connection: sqlite3.Connection, unit: _Unit) -> None:
 
 
 def _attempt(connection: sqlite3.Connection, unit: _Unit) -> None:
-    connection.execute("SAVEPOINT unit")
-    try:
-        unit.value = unit.work(connection)
-    except Exception as error:
-        # A failing disk rolls the whole transaction back, with the units that had succeeded.
-        if is_database_failure(error) or not connection.in_transaction:
-            raise
-        connection.execute("ROLLBACK TO unit")
-        unit.error = store_error(error) if isinstance(error, sqlite3.Error) else error
-    connection.execute("RELEASE unit")
+    error = attempt(connection, lambda: _run(connection, unit))
+    unit.error = store_error(error) if isinstance(error, sqlite3.Error) else error
