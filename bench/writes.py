@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentic_trio.store.base import Ending, Item
+from agentic_trio.store.contract import Ending, Item
 from agentic_trio.store.sqlite import open_sqlite_store
 from bench.stats import median
 
 if TYPE_CHECKING:
-    from agentic_trio.store.base import Place, Store
+    from agentic_trio.store.contract import Place, Store
 
 
 @dataclass(frozen=True, slots=True)

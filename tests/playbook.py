@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentic_trio.wire import sse
 from agentic_trio.wire.accumulator import Accumulator
-from agentic_trio.wire.requests import parse_create_response
-from agentic_trio.wire.response import Snapshot
+from agentic_trio.wire.create_response import parse_create_response
+from agentic_trio.wire.responses import Snapshot
 from tests.oracles import check_event_stream, parse_sse
 
 if TYPE_CHECKING:

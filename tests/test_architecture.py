@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,32 +14,23 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "minting", "nurseries", "deadlines", "streams"),
-    ("wire",),
+    ("config", "context", "errors", "minting"),
+    ("net", "http1", "wire"),
     ("store", "upstream"),
-    (
-        "admission",
-        "attempts",
-        "budget",
-        "eventlog",
-        "holds",
-        "responses",
-        "state",
-        "turn",
-        "turns",
-        "unrecorded",
-    ),
     ("gateway",),
     ("web",),
     ("server",),
-    ("__main__", "asgi", "demo", "local"),
+    ("cli", "asgi", "__main__"),
 )
 """From the bottom to the top. What stands in one layer may use what stands below it."""
 
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
-SIBLINGS = ("wire", "store", "upstream", "web", "server")
-"""The packages that know nothing of their neighbours in the same layer."""
+PACKAGES = ("net", "http1", "wire", "store", "upstream", "gateway", "web", "server", "cli")
+"""Each knows nothing of its neighbours in the same layer."""
+
+RESOURCES = frozenset({"responses", "conversations", "items"})
+"""The API's resources: the only names that modules of several packages may share."""
 
 PURE = frozenset(
     {"__future__", "collections", "dataclasses", "difflib", "functools", "msgspec", "re", "typing"}
@@ -47,11 +39,11 @@ PURE = frozenset(
 
 OWNERS = {
     # The demo is a client of the gateway, not of the model server.
-    "httpx": ("upstream.client", "upstream.transport", "upstream.http1", "demo"),
+    "httpx": ("upstream", "http1.client_side", "cli.demo"),
     "sqlite3": ("store",),
     "quart": ("web",),
     "quart_trio": ("web", "asgi"),
-    "httptools": ("server", "upstream"),
+    "httptools": ("http1",),
 }
 """Library -> the only modules that may name it."""
 
@@ -119,11 +111,16 @@ def test_neighbouring_packages_know_nothing_of_each_other() -> None:
         str(each)
         for each in IMPORTS
         if each.ours
-        and each.layer in SIBLINGS
+        and each.layer in PACKAGES
         and each.below != each.layer
         and RANK[each.below] == RANK[each.layer]
     ]
     assert not wrong
+
+
+def test_a_name_in_two_packages_is_a_resource_of_the_api() -> None:
+    names = Counter(path.stem for path in MODULES if not path.stem.startswith("__"))
+    assert {name for name, count in names.items() if count > 1} <= RESOURCES
 
 
 def test_the_wire_layer_does_no_io() -> None:

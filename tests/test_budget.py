@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentic_trio.admission import TooManyRequests
-from agentic_trio.budget import UNCOUNTED, Budget
+from agentic_trio.gateway.admission import TooManyRequests
+from agentic_trio.gateway.budget import UNCOUNTED, Budget
 
 
 def test_small_shares_cost_nothing():

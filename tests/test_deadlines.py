@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from agentic_trio.deadlines import Deadlines, open_deadlines
+from agentic_trio.net.deadlines import Deadlines, open_deadlines
 
 
 class Waiting:

@@ -11,8 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from agentic_trio.deadlines import open_deadlines
-from agentic_trio.streams import READS_BEFORE_YIELD, DirectStream, open_direct_stream
+from agentic_trio.net.deadlines import open_deadlines
+from agentic_trio.net.streams import READS_BEFORE_YIELD, DirectStream, open_direct_stream
 
 MUCH = bytes(range(256)) * 4096
 """More than the sockets' buffers hold."""

@@ -10,9 +10,9 @@ from agentic_trio.errors import (
     TurnTimeout,
     UpstreamError,
 )
-from agentic_trio.eventlog import FellBehind
-from agentic_trio.gateway import Gateway, open_gateway
-from agentic_trio.server.app import serve
+from agentic_trio.gateway.gateway import Gateway, open_gateway
+from agentic_trio.gateway.log import FellBehind
+from agentic_trio.server.serve import serve
 
 __all__ = [
     "Config",

@@ -11,13 +11,13 @@ from quart_trio.asgi import TrioASGILifespan
 
 from agentic_trio.config import Config
 from agentic_trio.errors import ConfigError
-from agentic_trio.gateway import open_gateway
+from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.web.app import attach, create_app
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
-    from agentic_trio.web.request import GatewayApp
+    from agentic_trio.web.dispatch import GatewayApp
 
 
 class GatewayLifespan(TrioASGILifespan):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from agentic_trio import Config, open_gateway, serve
-from agentic_trio.nurseries import open_inner_nursery
+from agentic_trio.net.nurseries import open_inner_nursery
 from tests.fake_upstream import FakeUpstream, Recorded, Script, open_fake_upstream, text_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from agentic_trio import Config, open_gateway
-from agentic_trio.__main__ import main
+from agentic_trio.cli.main import main
 from agentic_trio.config import ENVIRONMENT
 from tests.fake_upstream import open_fake_upstream
 

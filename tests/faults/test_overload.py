@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from agentic_trio.server import app as server_app
+from agentic_trio.server import serve as server_app
 from agentic_trio.server.limits import ConnectionLimits
 from agentic_trio.store import threads
 from agentic_trio.wire import accumulator, items

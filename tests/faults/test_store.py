@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from agentic_trio import unrecorded
+from agentic_trio.gateway import unrecorded
 from agentic_trio.store.schema import PAGE_SIZE
 from tests.fake_upstream import Script, Text, open_fake_upstream
 from tests.oracles import check_error, check_event_stream, check_response

@@ -15,8 +15,8 @@ import httpx
 import pytest
 import trio
 
-from agentic_trio import local
-from agentic_trio.local import MODEL, LocalModelError, run_local_model
+from agentic_trio.cli import local_model as local
+from agentic_trio.cli.local_model import MODEL, LocalModelError, run_local_model
 
 needs_model = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="the [local] extra is not installed"
@@ -25,7 +25,7 @@ needs_model = pytest.mark.skipif(
 STARTS_WITHIN = 120
 GATEWAY = """
 import trio
-from agentic_trio.local import run_local_model
+from agentic_trio.cli.local_model import run_local_model
 
 async def main():
     async with trio.open_nursery() as nursery:

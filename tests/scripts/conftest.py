@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentic_trio import Config, Gateway, open_gateway, serve
-from agentic_trio.nurseries import open_inner_nursery
+from agentic_trio.net.nurseries import open_inner_nursery
 from tests.fake_upstream import FakeUpstream, open_fake_upstream
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 import trio
 
-from agentic_trio import demo as module
-from agentic_trio import local
-from agentic_trio.demo import demo
+from agentic_trio.cli import demo as module
+from agentic_trio.cli import local_model as local
+from agentic_trio.cli.demo import demo
 from tests.fake_upstream import Script, open_fake_upstream
 
 from .programs import run_python

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import trio
 
-from agentic_trio.__main__ import parser
+from agentic_trio.cli.main import parser
 from agentic_trio.config import ENVIRONMENT, Config
 from agentic_trio.web.openapi import document
 

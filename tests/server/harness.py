@@ -12,10 +12,10 @@ import trio
 from hypercorn.config import Config
 from hypercorn.utils import wrap_app
 
-from agentic_trio.server.context import ServerContext
+from agentic_trio.server.fallback import BoundedTCPServer
 from agentic_trio.server.limits import ConnectionLimits
-from agentic_trio.server.serve import serve_asgi
-from agentic_trio.server.stock import BoundedTCPServer
+from agentic_trio.server.listen import serve_asgi
+from agentic_trio.server.worker import ServerContext
 
 PATIENCE = 5.0
 

@@ -7,7 +7,7 @@ import socket
 import pytest
 import trio
 
-from agentic_trio.server.hangups import SUPPORTED, open_hangups
+from agentic_trio.net.disconnects import SUPPORTED, open_hangups
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="needs epoll")
 

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentic_trio.server.body import ChunkedBody, LengthBody
-from agentic_trio.server.http1 import HeadReader, RequestHead, SwitchToHTTP2
-from agentic_trio.server.limits import ConnectionLimits
-from agentic_trio.server.response import ResponseWriter
+from agentic_trio.http1.request_body import ChunkedBody, LengthBody
+from agentic_trio.http1.request_head import HeadReader, RequestHead, SwitchToHTTP2
+from agentic_trio.http1.response_writer import ResponseWriter
 
 HEAD = b"POST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
 
@@ -21,7 +20,7 @@ def _split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(st.lists(st.integers(min_value=0), max_size=8))
 def test_heads_read_the_same_however_they_arrive(cuts: list[int]) -> None:
-    reader, buffer, heads = HeadReader(ConnectionLimits()), bytearray(), []
+    reader, buffer, heads = HeadReader(max_bytes=32 * 1024, max_headers=100), bytearray(), []
     for piece in _split(HEAD + HEAD, cuts):
         buffer += piece
         while buffer and (found := reader.read(buffer)) is not None:
@@ -43,7 +42,7 @@ def test_heads_read_the_same_however_they_arrive(cuts: list[int]) -> None:
 
 
 def test_preface_is_left_in_the_buffer() -> None:
-    reader, buffer = HeadReader(ConnectionLimits()), bytearray()
+    reader, buffer = HeadReader(max_bytes=32 * 1024, max_headers=100), bytearray()
     preface = b"PRI * HTTP/2.0\r\n\r\n"
     for byte in preface[:-1]:
         buffer.append(byte)
@@ -55,7 +54,7 @@ def test_preface_is_left_in_the_buffer() -> None:
 
 
 def test_method_that_begins_like_the_preface_is_a_request() -> None:
-    reader, buffer = HeadReader(ConnectionLimits()), bytearray()
+    reader, buffer = HeadReader(max_bytes=32 * 1024, max_headers=100), bytearray()
     for byte in b"PROPFIND / HTTP/1.1\r\nHost: x\r\n\r":
         buffer.append(byte)
         assert reader.read(buffer) is None

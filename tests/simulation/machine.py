@@ -10,21 +10,21 @@ from unittest.mock import patch
 
 import trio
 
-from agentic_trio.budget import Budget
-from agentic_trio.gateway import open_gateway_over
-from agentic_trio.holds import Holds
-from agentic_trio.server import app as server_app
+from agentic_trio.gateway.budget import Budget
+from agentic_trio.gateway.gateway import open_gateway_over
+from agentic_trio.gateway.locks import Holds
+from agentic_trio.gateway.turn import Services
+from agentic_trio.gateway.unrecorded import Unrecorded
+from agentic_trio.server import listen as server_listen
 from agentic_trio.server import serve as server_serve
-from agentic_trio.server.app import serve
+from agentic_trio.server.serve import serve
 from agentic_trio.store import schema
-from agentic_trio.store.base import StoreError
+from agentic_trio.store.contract import StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
-from agentic_trio.turn import Services
-from agentic_trio.unrecorded import Unrecorded
 from agentic_trio.upstream.client import Upstream
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.web.app import attach, create_app
-from agentic_trio.wire.response import crashed
+from agentic_trio.wire.responses import crashed
 from tests.simulation.streams import Listener, connection, no_hangups, open_hangups
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from hypercorn.config import Config as HypercornConfig
 
     from agentic_trio.config import Config
-    from agentic_trio.gateway import Gateway
-    from agentic_trio.web.request import GatewayApp
+    from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.web.dispatch import GatewayApp
     from tests.simulation.model_server import ModelServer
     from tests.simulation.record import Record
     from tests.simulation.streams import End
@@ -310,9 +310,9 @@ def network_in_memory(*, hangups: bool) -> Iterator[None]:
     """Let servers listen in memory. ``hangups``: the system says when a client closes, without a read."""
     with (
         # What the server puts around a socket, and asks epoll for.
-        patch.object(server_serve, "DirectStream", lambda stream, deadlines: stream, create=True),
-        patch.object(server_serve, "open_hangups", open_hangups if hangups else no_hangups, create=True),
-        patch.object(server_serve, "_open_listeners", _open_listeners),
-        patch.object(server_app, "create_app", take_app),
+        patch.object(server_listen, "DirectStream", lambda stream, deadlines: stream, create=True),
+        patch.object(server_listen, "open_hangups", open_hangups if hangups else no_hangups, create=True),
+        patch.object(server_listen, "_open_listeners", _open_listeners),
+        patch.object(server_serve, "create_app", take_app),
     ):
         yield

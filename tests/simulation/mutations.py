@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from agentic_trio import admission, holds, turn, turns, unrecorded
-from agentic_trio.responses import Responses
+from agentic_trio.gateway import admission, locks, registry, turn, unrecorded
+from agentic_trio.gateway.responses import Responses
+from agentic_trio.store import responses as stored_turns
 from agentic_trio.store import sqlite, writer
-from agentic_trio.store import turns as stored_turns
-from agentic_trio.store.base import ENDED
+from agentic_trio.store.contract import ENDED
 from agentic_trio.upstream import client, transport
 from agentic_trio.web import responses
 
@@ -96,7 +96,7 @@ def a_token_is_shared() -> list[Change]:
 
 @mutation
 def the_hold_is_ignored() -> list[Change]:
-    return [(holds.Holds, "hold", _open_to_all)]
+    return [(locks.Holds, "hold", _open_to_all)]
 
 
 @mutation
@@ -188,7 +188,7 @@ def admission_is_not_given_back() -> list[Change]:
 
 @mutation
 def a_shutdown_ends_no_turn() -> list[Change]:
-    return [(turns.Turns, "end_all", lambda self: None)]
+    return [(registry.Turns, "end_all", lambda self: None)]
 
 
 @mutation

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentic_trio.server.hangups import Peer
+from agentic_trio.net.disconnects import Peer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -12,7 +12,7 @@ import sys
 import trio
 
 from agentic_trio.errors import ConfigError
-from agentic_trio.store.base import Conversation
+from agentic_trio.store.contract import Conversation
 from agentic_trio.store.sqlite import open_sqlite_store
 from tests.store.records import OWNER, announcement, ending, items
 

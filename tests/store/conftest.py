@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from agentic_trio.store.base import Store
+    from agentic_trio.store.contract import Store
 
 
 @pytest.fixture(params=["sqlite", "sqlite-memory"])

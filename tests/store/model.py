@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agentic_trio.store.base import Item, ItemAlreadyInConversation, Missing, NotEnded
+from agentic_trio.store.contract import Item, ItemAlreadyInConversation, Missing, NotEnded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentic_trio.store.base import PageQuery
+    from agentic_trio.store.contract import PageQuery
 
 Calls = frozenset[str]
 

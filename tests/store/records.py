@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from agentic_trio.store.base import Announcement, Conversation, Ending, History, Item, PageQuery, Place
+from agentic_trio.store.contract import Announcement, Conversation, Ending, History, Item, PageQuery, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agentic_trio.store.base import Page, Store
+    from agentic_trio.store.contract import Page, Store
 
 OWNER = ""
 NOTHING: frozenset[str] = frozenset()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentic_trio.store.base import (
+from agentic_trio.store.contract import (
     History,
     Item,
     Missing,
@@ -32,7 +32,7 @@ from tests.store.records import (
 )
 
 if TYPE_CHECKING:
-    from agentic_trio.store.base import Store
+    from agentic_trio.store.contract import Store
 
 
 async def test_history_of_nothing_is_empty(store: Store):

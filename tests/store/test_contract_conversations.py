@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentic_trio.store.base import (
+from agentic_trio.store.contract import (
     Conversation,
     ItemAlreadyInConversation,
     Missing,
@@ -31,7 +31,7 @@ from tests.store.records import (
 )
 
 if TYPE_CHECKING:
-    from agentic_trio.store.base import Store
+    from agentic_trio.store.contract import Store
 
 
 async def test_deleting_a_response_leaves_its_children_whole(store: Store):

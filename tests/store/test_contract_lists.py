@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentic_trio.store.base import (
+from agentic_trio.store.contract import (
     Conversation,
     Missing,
     PageQuery,
@@ -25,7 +25,7 @@ from tests.store.records import (
 )
 
 if TYPE_CHECKING:
-    from agentic_trio.store.base import Store
+    from agentic_trio.store.contract import Store
 
 
 @pytest.fixture

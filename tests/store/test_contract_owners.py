@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentic_trio.store.base import (
+from agentic_trio.store.contract import (
     Conversation,
     Missing,
     PageQuery,
@@ -28,7 +28,7 @@ from tests.store.records import (
 )
 
 if TYPE_CHECKING:
-    from agentic_trio.store.base import Place, Store
+    from agentic_trio.store.contract import Place, Store
 
 
 async def test_what_belongs_to_another_is_not_there(store: Store):

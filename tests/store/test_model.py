@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from agentic_trio.store.base import (
+from agentic_trio.store.contract import (
     Conversation,
     Item,
     ItemAlreadyInConversation,
@@ -23,7 +23,7 @@ from tests.store.records import announcement, ending, run_inline
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentic_trio.store.base import Place, Store
+    from agentic_trio.store.contract import Place, Store
     from tests.store.model import Spot
 
 EXPECTED = (Missing, NotEnded, ItemAlreadyInConversation)

@@ -20,9 +20,9 @@ import trio
 
 from agentic_trio.errors import ConfigError
 from agentic_trio.store import schema, threads
-from agentic_trio.store.base import Item, Missing, PageQuery, Place, StoreError, ThreadFull
+from agentic_trio.store.contract import Item, Missing, PageQuery, Place, StoreError, ThreadFull
 from agentic_trio.store.sqlite import READERS, SqliteStore, open_sqlite_store
-from agentic_trio.wire.response import crashed
+from agentic_trio.wire.responses import crashed
 from tests.store.records import (
     OWNER,
     announcement,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from agentic_trio.store.base import StoreError
+from agentic_trio.store.contract import StoreError
 from agentic_trio.store.writer import BATCH_BOUND, QUEUE_BOUND, Writer, run_in_thread
 from tests.store.records import run_inline
 

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from agentic_trio import Config
-from agentic_trio.budget import Budget
 from agentic_trio.context import RequestContext
-from agentic_trio.holds import Holds
-from agentic_trio.store.base import History
-from agentic_trio.turn import Services, Turn
-from agentic_trio.unrecorded import Unrecorded
+from agentic_trio.gateway.budget import Budget
+from agentic_trio.gateway.locks import Holds
+from agentic_trio.gateway.turn import Services, Turn
+from agentic_trio.gateway.unrecorded import Unrecorded
+from agentic_trio.store.contract import History
 from agentic_trio.upstream.client import Answer
-from agentic_trio.wire.requests import parse_create_response
-from agentic_trio.wire.response import with_output
+from agentic_trio.wire.create_response import parse_create_response
+from agentic_trio.wire.responses import with_output
 from tests.fake_upstream import Script, Text, render_response
 from tests.playbook import NOW, counted_ids
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from agentic_trio.store.base import Announcement, Ending, Store
+    from agentic_trio.store.contract import Announcement, Ending, Store
     from agentic_trio.upstream.client import Upstream
 
 Json = dict[str, Any]

@@ -19,7 +19,7 @@ from tests.turn.stage import Stage, events, forever, log_of, whole
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentic_trio.turn import Turn
+    from agentic_trio.gateway.turn import Turn
 
 Json = dict[str, Any]
 

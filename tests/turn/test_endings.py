@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from agentic_trio import unrecorded
 from agentic_trio.errors import GatewayError, InvalidRequest, ServiceUnavailable, TurnTimeout, UpstreamError
-from agentic_trio.store.base import History, Missing, NotEnded, Place, StoreError, ThreadFull
-from agentic_trio.turns import Turns
+from agentic_trio.gateway import unrecorded
+from agentic_trio.gateway.registry import Turns
+from agentic_trio.store.contract import History, Missing, NotEnded, Place, StoreError, ThreadFull
 from agentic_trio.wire.accumulator import Accumulator
 from tests.fake_upstream import Call, Script
 from tests.oracles import check_event_stream, check_response, parse_sse
@@ -21,7 +21,7 @@ from tests.turn.stage import HELLO, Stage, events, failing, forever, log_of, tex
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentic_trio.turn import Turn
+    from agentic_trio.gateway.turn import Turn
 
 Json = dict[str, Any]
 Clock = object

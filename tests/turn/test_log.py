@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from agentic_trio.eventlog import EventLog, FellBehind
+from agentic_trio.gateway.log import EventLog, FellBehind
 from tests.oracles import check_events
 from tests.turn.stage import Stage, events, forever, log_of
 

@@ -11,8 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from agentic_trio.deadlines import open_deadlines
-from agentic_trio.streams import open_direct_stream
+from agentic_trio.net.deadlines import open_deadlines
+from agentic_trio.net.streams import open_direct_stream
 from agentic_trio.upstream.transport import StreamTransport
 
 URL = "http://upstream.test/v1/responses"

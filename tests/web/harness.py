@@ -12,7 +12,7 @@ import httpx
 import trio
 
 from agentic_trio import Config, Gateway, open_gateway, serve
-from agentic_trio.nurseries import open_inner_nursery
+from agentic_trio.net.nurseries import open_inner_nursery
 from tests.fake_upstream import FakeUpstream, Recorded, Script, open_fake_upstream, text_of
 from tests.oracles import check_conversation, check_event_stream, check_list, check_response
 

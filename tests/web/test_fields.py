@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentic_trio.wire.requests import ECHO_DEFAULTS, FIELDS, HOSTED_FIELDS, OTHER_FIELDS
+from agentic_trio.wire.create_response import ECHO_DEFAULTS, FIELDS, HOSTED_FIELDS, OTHER_FIELDS
 from tests.web.harness import open_world
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "fields.md"

@@ -10,7 +10,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentic_trio.wire.requests import FIELDS
+from agentic_trio.wire.create_response import FIELDS
 from tests.fake_upstream import Answer, Recorded, Script, Text, _rendered, render_response
 from tests.oracles import check_error
 

@@ -229,7 +229,7 @@ async def test_not_ready_when_the_store_is_broken(world: World) -> None:
 
 
 async def test_ready_asks_the_upstream_once_for_all_who_ask_at_once(monkeypatch) -> None:
-    monkeypatch.setattr("agentic_trio.gateway.PROBE_AGE", math.inf)
+    monkeypatch.setattr("agentic_trio.gateway.gateway.PROBE_AGE", math.inf)
     async with open_world() as world:
         for _ in range(5):
             assert (await world.client.get("/ready")).status_code == 200
@@ -237,7 +237,7 @@ async def test_ready_asks_the_upstream_once_for_all_who_ask_at_once(monkeypatch)
 
 
 async def test_ready_once_the_upstream_is_there(monkeypatch) -> None:
-    monkeypatch.setattr("agentic_trio.gateway.PROBE_AGE", 0)
+    monkeypatch.setattr("agentic_trio.gateway.gateway.PROBE_AGE", 0)
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     async with open_world(llm_api_base=f"http://127.0.0.1:{port}") as world:

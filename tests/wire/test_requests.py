@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentic_trio.errors import InvalidRequest
-from agentic_trio.wire.requests import (
+from agentic_trio.wire.create_response import (
     KNOWN_FIELDS,
     CreateResponse,
     parse_create_response,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agentic_trio.wire.response import crashed, with_output
+from agentic_trio.wire.responses import crashed, with_output
 from tests.oracles import MEMBERS, check_response
 from tests.playbook import REQUEST, new_response
 

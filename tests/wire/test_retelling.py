@@ -9,8 +9,8 @@ import pytest
 
 from agentic_trio.errors import UpstreamError
 from agentic_trio.wire.accumulator import TERMINAL
-from agentic_trio.wire.response import crashed, with_output
-from agentic_trio.wire.retelling import retold
+from agentic_trio.wire.replay import retold
+from agentic_trio.wire.responses import crashed, with_output
 from tests.oracles import check_event_stream, parse_sse
 from tests.playbook import REQUEST, event, new_response
 

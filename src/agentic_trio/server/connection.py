@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import trio
 from hypercorn.utils import parse_socket_addr
 
+from agentic_trio.http1.request_head import HeadReader, RequestHead, RequestRefused, SwitchToHTTP2
+from agentic_trio.http1.response_writer import ResponseWriter
 from agentic_trio.minting import mint_id
+from agentic_trio.net.streams import MAX_READ, reset_on_close, send_within
 from agentic_trio.server.exchange import Exchange, build_scope
-from agentic_trio.server.http1 import HeadReader, RequestHead, RequestRefused, SwitchToHTTP2
-from agentic_trio.server.response import ResponseWriter
-from agentic_trio.server.stock import BoundedTCPServer
-from agentic_trio.server.streams import MAX_READ, ReplayStream, reset_on_close, send_within
+from agentic_trio.server.fallback import BoundedTCPServer, ReplayStream
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from hypercorn.config import Config
     from hypercorn.typing import AppWrapper, HTTPScope
 
-    from agentic_trio.server.context import ServerContext
-    from agentic_trio.server.hangups import Peer
+    from agentic_trio.net.disconnects import Peer
+    from agentic_trio.net.streams import DirectStream
     from agentic_trio.server.limits import ConnectionLimits
-    from agentic_trio.streams import DirectStream
+    from agentic_trio.server.worker import ServerContext
 
 # How long, and for how much, a client may go on sending a request that was answered
 # before its end: closed at once, the reset could destroy the answer it hasn't read yet.
@@ -58,7 +58,7 @@ class HTTPConnection:
         self.buffer = bytearray()
         self.peer: Peer | None = None
         self._state = state
-        self._heads = HeadReader(limits)
+        self._heads = HeadReader(max_bytes=limits.max_header_bytes, max_headers=limits.max_header_count)
         self._requests = 0
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None

@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 import trio
 
-from agentic_trio.server.body import ChunkedBody, LengthBody
-from agentic_trio.server.http1 import RequestHead, RequestRefused
-from agentic_trio.server.response import ResponseWriter
-from agentic_trio.server.streams import BODY_PIECE, MAX_READ, send_within
+from agentic_trio.http1.request_body import ChunkedBody, LengthBody
+from agentic_trio.http1.request_head import RequestHead, RequestRefused
+from agentic_trio.http1.response_writer import ResponseWriter
+from agentic_trio.net.streams import BODY_PIECE, MAX_READ, send_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         ResponseSummary,
     )
 
+    from agentic_trio.net.disconnects import Peer, Watch
     from agentic_trio.server.connection import HTTPConnection
-    from agentic_trio.server.hangups import Peer, Watch
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DISCONNECT: Final[HTTPDisconnectEvent] = {"type": "http.disconnect"}

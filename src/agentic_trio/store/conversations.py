@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from agentic_trio.store.base import Conversation, Item, ItemAlreadyInConversation, Missing, Place
+from agentic_trio.store.contract import Conversation, Item, ItemAlreadyInConversation, Missing, Place
 from agentic_trio.store.paging import page_of_view
 from agentic_trio.store.threads import (
     CONVERSATION,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Sequence
 
-    from agentic_trio.store.base import Page, PageQuery
+    from agentic_trio.store.contract import Page, PageQuery
     from agentic_trio.store.threads import Segment
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentic_trio.store.base import StoreError
+from agentic_trio.store.contract import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentic_trio.store.base import Conversation, Missing, StoredResponse
+from agentic_trio.store.contract import Conversation, Missing, StoredResponse
 from agentic_trio.store.paging import is_backwards
-from agentic_trio.store.turns import output
+from agentic_trio.store.responses import output
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from agentic_trio.store.base import PageQuery
+    from agentic_trio.store.contract import PageQuery
 
 _MAX_KEY = (1 << 63) - 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentic_trio.store.base import Item, Missing, Page, PageQuery
+from agentic_trio.store.contract import Item, Missing, Page, PageQuery
 from agentic_trio.store.threads import MAX_POSITION, Segment, locate, read_items
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import trio
 
-from agentic_trio.nurseries import open_inner_nursery
-from agentic_trio.store import conversations, lists, schema, turns
-from agentic_trio.store.base import StoreError
+from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.store import conversations, lists, responses, schema
+from agentic_trio.store.contract import StoreError
 from agentic_trio.store.failures import store_error, translated
 from agentic_trio.store.writer import RunSync, Writer, run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from agentic_trio.store.base import (
+    from agentic_trio.store.contract import (
         Announcement,
         Conversation,
         Ending,
@@ -100,7 +100,7 @@ def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 class SqliteStore:
-    """:class:`~agentic_trio.store.base.Store` in a SQLite file; made by :func:`open_sqlite_store`."""
+    """:class:`~agentic_trio.store.contract.Store` in a SQLite file; made by :func:`open_sqlite_store`."""
 
     def __init__(self, writer: Writer, readers: Readers) -> None:
         self.writer = writer
@@ -109,31 +109,31 @@ class SqliteStore:
     async def history(
         self, owner: str, *, response: str | None = None, conversation: str | None = None
     ) -> History:
-        return await self._read(turns.history, owner, response, conversation)
+        return await self._read(responses.history, owner, response, conversation)
 
     async def announce(self, announcement: Announcement) -> None:
-        await self.writer.write(lambda db: turns.announce(db, announcement), durable=False)
+        await self.writer.write(lambda db: responses.announce(db, announcement), durable=False)
 
     async def end(self, ending: Ending) -> None:
-        await self.writer.write(lambda db: turns.end(db, ending))
+        await self.writer.write(lambda db: responses.end(db, ending))
 
     async def withdraw(self, owner: str, response: str) -> None:
-        await self.writer.write(lambda db: turns.withdraw(db, owner, response), durable=False)
+        await self.writer.write(lambda db: responses.withdraw(db, owner, response), durable=False)
 
     async def response(self, owner: str, id: str) -> StoredResponse:
-        return await self._read(turns.response, owner, id)
+        return await self._read(responses.response, owner, id)
 
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
-        return await self._read(turns.events, owner, id)
+        return await self._read(responses.events, owner, id)
 
     async def prune_events(self, before: int) -> int:
-        return await self.writer.write(lambda db: turns.prune_events(db, before))
+        return await self.writer.write(lambda db: responses.prune_events(db, before))
 
     async def delete_response(self, owner: str, id: str) -> None:
-        await self.writer.write(lambda db: turns.delete_response(db, owner, id))
+        await self.writer.write(lambda db: responses.delete_response(db, owner, id))
 
     async def response_input(self, owner: str, id: str, query: PageQuery) -> Page:
-        return await self._read(turns.response_input, owner, id, query)
+        return await self._read(responses.response_input, owner, id, query)
 
     async def create_conversation(
         self, owner: str, conversation: Conversation, items: Sequence[Item], open_calls: frozenset[str]
@@ -166,7 +166,7 @@ class SqliteStore:
         return await self.writer.write(lambda db: conversations.delete_item(db, owner, id, item, effect))
 
     async def find_items(self, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
-        return await self._read(turns.find_items, owner, ids)
+        return await self._read(responses.find_items, owner, ids)
 
     async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
         return await self._read(conversations.held, owner, id, ids)
@@ -187,10 +187,10 @@ class SqliteStore:
         return await self._read(lists.conversations, owner, query, metadata)
 
     async def recover(self, end: Callable[[bytes], bytes]) -> int:
-        return await self.writer.write(lambda db: turns.recover(db, end))
+        return await self.writer.write(lambda db: responses.recover(db, end))
 
     async def fail(self, owner: str, id: str, end: Callable[[bytes], bytes]) -> None:
-        await self.writer.write(lambda db: turns.fail(db, owner, id, end))
+        await self.writer.write(lambda db: responses.fail(db, owner, id, end))
 
     async def probe(self) -> None:
         def touch(db: sqlite3.Connection) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from agentic_trio.store.base import HistoryTooLarge, Item, Place, StoreError, ThreadFull
+from agentic_trio.store.contract import HistoryTooLarge, Item, Place, StoreError, ThreadFull
 
 if TYPE_CHECKING:
     import sqlite3

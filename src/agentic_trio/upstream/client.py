@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
-from agentic_trio.deadlines import open_deadlines
 from agentic_trio.errors import UpstreamError
-from agentic_trio.streams import open_direct_stream
+from agentic_trio.net.deadlines import open_deadlines
+from agentic_trio.net.streams import open_direct_stream
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.wire.dialect import refusal
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 import httpx
 import trio
 
-from agentic_trio.streams import DirectStream
-from agentic_trio.upstream.http1 import Head, Message, encode_head
+from agentic_trio.http1.client_side import Head, Message, encode_head
+from agentic_trio.net.streams import DirectStream
 
 if TYPE_CHECKING:
     import ssl

@@ -8,13 +8,13 @@ from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
 from agentic_trio.web import conversations, health, openapi, relay, responses
-from agentic_trio.web.request import GatewayApp, error_reply, name_request, this_request
+from agentic_trio.web.dispatch import GatewayApp, error_reply, name_request, this_request
 from agentic_trio.web.websocket import NoWebSocket
 
 if TYPE_CHECKING:
     from quart import Response
 
-    from agentic_trio.gateway import Gateway
+    from agentic_trio.gateway.gateway import Gateway
 
 METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS")
 PREFLIGHT_SECONDS = 600

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from quart import Blueprint, Response
 
+from agentic_trio.web.dispatch import json_response, require_list_endpoints, this_gateway, this_request
 from agentic_trio.web.queries import metadata_filter, page_query
-from agentic_trio.web.request import json_response, require_list_endpoints, this_gateway, this_request
 
 routes = Blueprint("conversations", __name__, url_prefix="/v1/conversations")
 

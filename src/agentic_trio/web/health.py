@@ -7,7 +7,7 @@ import trio
 from quart import Blueprint, Response
 
 from agentic_trio.errors import GatewayError
-from agentic_trio.web.request import json_response, this_gateway
+from agentic_trio.web.dispatch import json_response, this_gateway
 
 routes = Blueprint("health", __name__)
 

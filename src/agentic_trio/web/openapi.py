@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from quart import Blueprint, Response
 
-from agentic_trio.web.request import json_response
+from agentic_trio.web.dispatch import json_response
 from agentic_trio.wire.checks import INCLUDABLE, MAX_METADATA_PAIRS
 from agentic_trio.wire.conversations import MAX_ITEMS
-from agentic_trio.wire.requests import MAX_INPUT_LENGTH
+from agentic_trio.wire.create_response import MAX_INPUT_LENGTH
 
 Json = dict[str, Any]
 

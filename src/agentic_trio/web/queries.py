@@ -6,7 +6,7 @@ from typing import cast
 
 from quart import request
 
-from agentic_trio.store.base import Order, PageQuery
+from agentic_trio.store.contract import Order, PageQuery
 from agentic_trio.wire import checks
 
 _limit = checks.integer(1, 100)

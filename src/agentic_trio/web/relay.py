@@ -8,12 +8,12 @@ from quart import Blueprint, Response
 
 from agentic_trio.errors import NotFound
 from agentic_trio.web.body import PlainBody
+from agentic_trio.web.dispatch import this_request
 from agentic_trio.web.reply import Reply
-from agentic_trio.web.request import this_request
 
 if TYPE_CHECKING:
     from agentic_trio.upstream.client import Answer, Headers
-    from agentic_trio.web.request import Scoped
+    from agentic_trio.web.dispatch import Scoped
 
 routes = Blueprint("relay", __name__)
 

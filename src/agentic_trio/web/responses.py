@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from quart import Blueprint, Response
 
 from agentic_trio.errors import NotFound
-from agentic_trio.eventlog import FellBehind
-from agentic_trio.turns import check_repeat, fingerprint_of, idempotent_id
+from agentic_trio.gateway.log import FellBehind
+from agentic_trio.gateway.registry import check_repeat, fingerprint_of, idempotent_id
 from agentic_trio.web.body import PlainBody
+from agentic_trio.web.dispatch import json_response, require_list_endpoints, this_gateway, this_request
 from agentic_trio.web.queries import (
     boolean_argument,
     check_include,
@@ -20,15 +21,14 @@ from agentic_trio.web.queries import (
 )
 from agentic_trio.web.relay import relay
 from agentic_trio.web.reply import Reply, json_reply
-from agentic_trio.web.request import json_response, require_list_endpoints, this_gateway, this_request
 from agentic_trio.wire import checks, sse
+from agentic_trio.wire.create_response import route
 from agentic_trio.wire.dialect import encode
-from agentic_trio.wire.requests import route
 
 if TYPE_CHECKING:
-    from agentic_trio.eventlog import EventLog
-    from agentic_trio.turn import Turn
-    from agentic_trio.web.request import Scoped
+    from agentic_trio.gateway.log import EventLog
+    from agentic_trio.gateway.turn import Turn
+    from agentic_trio.web.dispatch import Scoped
 
 routes = Blueprint("responses", __name__)
 

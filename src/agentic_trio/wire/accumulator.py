@@ -35,7 +35,7 @@ from agentic_trio.wire.output import (
     decode_event,
 )
 from agentic_trio.wire.output_events import OutputEvents, object_of
-from agentic_trio.wire.response import Snapshot, with_output
+from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

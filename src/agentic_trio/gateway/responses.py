@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import InvalidRequest
-from agentic_trio.eventlog import EventLog
-from agentic_trio.state import StateErrors, StorageErrors, page_body
-from agentic_trio.store.base import Missing, NotEnded
-from agentic_trio.turns import check_repeat
+from agentic_trio.gateway.conversations import StateErrors, StorageErrors, page_body
+from agentic_trio.gateway.log import EventLog
+from agentic_trio.gateway.registry import check_repeat
+from agentic_trio.store.contract import Missing, NotEnded
 from agentic_trio.wire.conversations import deleted_body, list_body
 from agentic_trio.wire.dialect import decode_object
-from agentic_trio.wire.response import with_output
-from agentic_trio.wire.retelling import retold
+from agentic_trio.wire.replay import retold
+from agentic_trio.wire.responses import with_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentic_trio.store.base import Ending, PageQuery, Store
-    from agentic_trio.turns import Turns
-    from agentic_trio.unrecorded import Unrecorded
+    from agentic_trio.gateway.registry import Turns
+    from agentic_trio.gateway.unrecorded import Unrecorded
+    from agentic_trio.store.contract import Ending, PageQuery, Store
 
 
 class Responses:

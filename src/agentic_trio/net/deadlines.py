@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from agentic_trio.nurseries import open_inner_nursery
+from agentic_trio.net.nurseries import open_inner_nursery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, ServiceUnavailable
-from agentic_trio.store.base import (
+from agentic_trio.store.contract import (
     Conversation,
     Item,
     ItemAlreadyInConversation,
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from agentic_trio.holds import Holds
-    from agentic_trio.store.base import Page, Store
+    from agentic_trio.gateway.locks import Holds
+    from agentic_trio.store.contract import Page, Store
     from agentic_trio.wire.ids import MintId
 
 logger = logging.getLogger("agentic_trio")

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 if TYPE_CHECKING:
-    from agentic_trio.deadlines import Deadlines
+    from agentic_trio.net.deadlines import Deadlines
+
+WRITE_PIECE: Final = 64 * 1024
+BODY_PIECE: Final = 64 * 1024
+MAX_READ: Final = 64 * 1024
 
 READS_BEFORE_YIELD = 8
 """Reads in a row that find bytes waiting, before other tasks get their turn."""
@@ -163,3 +169,29 @@ class DirectStream(trio.abc.HalfCloseableStream):
 async def open_direct_stream(host: str, port: int, *, deadlines: Deadlines) -> DirectStream:
     """Connect to a TCP port. Raises OSError. Cancellation: nothing is left open."""
     return DirectStream(await trio.open_tcp_stream(host, port), deadlines)
+
+
+async def send_within(stream: trio.abc.SendStream | DirectStream, data: bytes, timeout: float) -> None:
+    """Send ``data``; the peer has ``timeout`` seconds for each 64 KiB of it.
+
+    Raises:
+        trio.TooSlowError: The peer didn't read; part of the data may be on its way.
+
+    Cancellation: part of the data may be on its way, so the stream is good for nothing else.
+    """
+    sent = 0
+    if isinstance(stream, DirectStream):
+        # Nearly always the kernel takes all of it, and there is nothing to wait for.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sent = stream.send_nowait(data)
+    view = memoryview(data)
+    for start in range(sent, len(data), WRITE_PIECE):
+        with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
+            await stream.send_all(view[start : start + WRITE_PIECE])
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
+
+
+def reset_on_close(stream: DirectStream | trio.SocketStream) -> None:
+    """Make closing the stream visible as a reset: for a response whose end is the close itself."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

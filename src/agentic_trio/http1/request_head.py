@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import httptools
-
-if TYPE_CHECKING:
-    from agentic_trio.server.limits import ConnectionLimits
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
 
@@ -69,10 +66,16 @@ class RequestHead:
 
 
 class HeadReader:
-    """Cuts request heads off the front of a connection's buffer."""
+    """Cuts request heads off the front of a connection's buffer.
 
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self._limits = limits
+    Args:
+        max_bytes: bound on a request's line and headers together, the blank line included.
+        max_headers: bound on the number of its header fields.
+    """
+
+    def __init__(self, *, max_bytes: int, max_headers: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_headers = max_headers
         self._first = True
         self._reset()
 
@@ -97,7 +100,7 @@ class HeadReader:
             return None
         end = buffer.find(b"\r\n\r\n", max(0, self._fed - 3))
         stop = len(buffer) if end < 0 else end + 4
-        if stop > self._limits.max_header_bytes:
+        if stop > self._max_bytes:
             raise RequestRefused(431, "The request line and headers are too large.")
         self._feed(buffer[self._fed : stop])
         # llhttp ends a head early for HTTP/0.9, and never at a blank line of its own reading.
@@ -110,7 +113,7 @@ class HeadReader:
         del buffer[:stop]
         self._first = False
         self._reset()
-        if len(headers) > self._limits.max_header_count:
+        if len(headers) > self._max_headers:
             raise RequestRefused(431, "The request has too many headers.")
         return _interpret(raw[: raw.index(b"\r\n")], headers), raw
 

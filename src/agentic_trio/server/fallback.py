@@ -11,9 +11,10 @@ import trio
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 
-from agentic_trio.server.streams import send_within
+from agentic_trio.net.streams import send_within
 
 if TYPE_CHECKING:
+    from agentic_trio.net.streams import DirectStream
     from agentic_trio.server.limits import ConnectionLimits
 
 
@@ -54,3 +55,48 @@ class BoundedTCPServer(TCPServer):
     async def _initiate_server_close(self) -> None:
         with trio.move_on_after(self._limits.write_timeout):
             await super()._initiate_server_close()
+
+
+class ReplayStream:
+    """A socket stream whose first bytes were read before.
+
+    Not a :class:`trio.SocketStream`: hypercorn asks for ``socket`` only, and tells
+    TLS apart by ``do_handshake``.
+    """
+
+    def __init__(self, stream: DirectStream | trio.SocketStream, replay: bytes) -> None:
+        self._stream = stream
+        self._replay = replay
+        self.socket = stream.socket
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Read the replayed bytes first.
+
+        Cancellation: nothing is lost.
+        """
+        if not self._replay:
+            return await self._stream.receive_some(max_bytes)
+        await trio.lowlevel.checkpoint()
+        data, self._replay = self._replay[:max_bytes], self._replay[len(self._replay[:max_bytes]) :]
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send.
+
+        Cancellation: part of the data may be on its way.
+        """
+        await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        """Shut the sending side.
+
+        Cancellation: nothing happened.
+        """
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close.
+
+        Cancellation: closed all the same.
+        """
+        await self._stream.aclose()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from agentic_trio.store.base import StoreError
-from agentic_trio.wire.response import unstored
+from agentic_trio.store.contract import StoreError
+from agentic_trio.wire.responses import unstored
 
 if TYPE_CHECKING:
-    from agentic_trio.store.base import Ending, Store
+    from agentic_trio.store.contract import Ending, Store
 
 T = TypeVar("T")
 

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from agentic_trio.admission import Admission
-from agentic_trio.budget import Budget
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
-from agentic_trio.holds import Holds
+from agentic_trio.gateway.admission import Admission
+from agentic_trio.gateway.budget import Budget
+from agentic_trio.gateway.conversations import Conversations, StateErrors
+from agentic_trio.gateway.locks import Holds
+from agentic_trio.gateway.registry import Turns, key_in_use
+from agentic_trio.gateway.responses import Responses
+from agentic_trio.gateway.turn import Services
+from agentic_trio.gateway.unrecorded import Unrecorded
 from agentic_trio.minting import mint_id
-from agentic_trio.nurseries import open_inner_nursery
-from agentic_trio.responses import Responses
-from agentic_trio.state import Conversations, StateErrors
-from agentic_trio.store.base import StoreError
+from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.store.contract import StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
-from agentic_trio.turn import Services
-from agentic_trio.turns import Turns, key_in_use
-from agentic_trio.unrecorded import Unrecorded
 from agentic_trio.upstream.client import open_upstream
 from agentic_trio.wire.dialect import decode_object
-from agentic_trio.wire.response import crashed
+from agentic_trio.wire.responses import crashed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

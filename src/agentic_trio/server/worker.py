@@ -10,8 +10,8 @@ from hypercorn.trio.worker_context import WorkerContext
 if TYPE_CHECKING:
     from hypercorn.config import Config
 
-    from agentic_trio.server.hangups import Hangups
-    from agentic_trio.streams import DirectStream
+    from agentic_trio.net.disconnects import Hangups
+    from agentic_trio.net.streams import DirectStream
 
 
 class ServerContext(WorkerContext):

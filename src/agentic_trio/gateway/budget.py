@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from agentic_trio.admission import TooManyRequests
+from agentic_trio.gateway.admission import TooManyRequests
 
 UNCOUNTED = 64 * 1024
 """Bytes of each share that cost nothing: their sum is bounded by the number of requests."""

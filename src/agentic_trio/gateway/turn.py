@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentic_trio.attempts import Attempts
 from agentic_trio.errors import (
     GatewayError,
     InvalidRequest,
@@ -17,9 +16,10 @@ from agentic_trio.errors import (
     TurnTimeout,
     UpstreamError,
 )
-from agentic_trio.eventlog import EventLog
-from agentic_trio.state import StateErrors, linked_items, resolved, stored_items
-from agentic_trio.store.base import (
+from agentic_trio.gateway.conversations import StateErrors, linked_items, resolved, stored_items
+from agentic_trio.gateway.log import EventLog
+from agentic_trio.gateway.retries import Attempts
+from agentic_trio.store.contract import (
     Announcement,
     Ending,
     History,
@@ -29,23 +29,23 @@ from agentic_trio.store.base import (
     NotEnded,
 )
 from agentic_trio.wire.accumulator import Accumulator
+from agentic_trio.wire.create_response import nothing_to_answer
 from agentic_trio.wire.dialect import JsonObject, decode_object
 from agentic_trio.wire.items import InputItem, opened_calls, pair_calls, refuse_dangling
-from agentic_trio.wire.requests import nothing_to_answer
-from agentic_trio.wire.response import Snapshot, with_output
+from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agentic_trio.budget import Budget
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
-    from agentic_trio.holds import Holds
-    from agentic_trio.store.base import Store
-    from agentic_trio.unrecorded import Unrecorded
+    from agentic_trio.gateway.budget import Budget
+    from agentic_trio.gateway.locks import Holds
+    from agentic_trio.gateway.unrecorded import Unrecorded
+    from agentic_trio.store.contract import Store
     from agentic_trio.upstream.client import Answer, Upstream
+    from agentic_trio.wire.create_response import CreateResponse
     from agentic_trio.wire.ids import MintId
-    from agentic_trio.wire.requests import CreateResponse
 
 logger = logging.getLogger("agentic_trio")
 

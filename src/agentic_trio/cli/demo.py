@@ -16,8 +16,8 @@ import httpx
 import msgspec
 import trio
 
-from agentic_trio.local import LocalModelError, run_local_model
-from agentic_trio.nurseries import open_inner_nursery
+from agentic_trio.cli.local_model import LocalModelError, run_local_model
+from agentic_trio.net.nurseries import open_inner_nursery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

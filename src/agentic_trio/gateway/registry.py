@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentic_trio.admission import TooManyRequests
 from agentic_trio.errors import InvalidRequest, ServiceUnavailable
-from agentic_trio.turn import Turn
-from agentic_trio.wire.requests import parse_create_response
+from agentic_trio.gateway.admission import TooManyRequests
+from agentic_trio.gateway.turn import Turn
+from agentic_trio.wire.create_response import parse_create_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentic_trio.budget import Share
     from agentic_trio.context import RequestContext
-    from agentic_trio.turn import Services
+    from agentic_trio.gateway.budget import Share
+    from agentic_trio.gateway.turn import Services
 
 QUEUED_PER_SLOT = 10
 """How many background turns may wait for each that may run."""

@@ -14,9 +14,9 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 from werkzeug.exceptions import HTTPException
 
-from agentic_trio.budget import UNCOUNTED
 from agentic_trio.context import RequestContext, upstream_authorization
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge
+from agentic_trio.gateway.budget import UNCOUNTED
 from agentic_trio.minting import mint_id
 from agentic_trio.web.reply import Reply, json_reply
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 
-    from agentic_trio.budget import Share
-    from agentic_trio.gateway import Gateway
+    from agentic_trio.gateway.budget import Share
+    from agentic_trio.gateway.gateway import Gateway
 
     Handler = Callable[["Scoped"], Awaitable[Reply]]
     Watch = Callable[[Callable[[], None]], AbstractContextManager[None]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from agentic_trio.store.base import (
+from agentic_trio.store.contract import (
     APPENDING,
     Announcement,
     Ending,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Sequence
 
-    from agentic_trio.store.base import Page, PageQuery
+    from agentic_trio.store.contract import Page, PageQuery
 
 logger = logging.getLogger("agentic_trio")
 
