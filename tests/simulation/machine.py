@@ -12,8 +12,8 @@ import trio
 
 from agentic_trio.gateway.budget import Budget
 from agentic_trio.gateway.gateway import open_gateway_over
-from agentic_trio.gateway.locks import Holds
-from agentic_trio.gateway.turn import Services
+from agentic_trio.gateway.locks import Locks
+from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.unrecorded import Unrecorded
 from agentic_trio.server import listen as server_listen
 from agentic_trio.server import serve as server_serve
@@ -25,7 +25,7 @@ from agentic_trio.upstream.client import Upstream
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.web.app import attach, create_app
 from agentic_trio.wire.responses import crashed
-from tests.simulation.streams import Listener, connection, no_hangups, open_hangups
+from tests.simulation.streams import Listener, connection, no_disconnects, open_disconnects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,7 +159,7 @@ class Machine:
                 config=self.config,
                 store=store,
                 upstream=upstream,
-                holds=Holds(self.config.conversation_wait),
+                locks=Locks(self.config.conversation_wait),
                 unrecorded=Unrecorded(store),
                 budget=Budget(self.config.max_held_bytes),
                 background=trio.CapacityLimiter(self.config.max_background),
@@ -240,8 +240,8 @@ class Machine:
             "turns": len(gateway.turns._running),
             "background turns": gateway.turns._in_background,
             "background slots": services.background.borrowed_tokens,
-            "holds": len(services.holds._holds),
-            "keys": len(gateway.keys._holds),
+            "locks": len(services.locks._locks),
+            "keys": len(gateway.keys._locks),
             "admitted": gateway.admission._admitted,
             "held bytes": self.config.max_held_bytes - services.budget.left,
             "unrecorded": len(services.unrecorded._endings),
@@ -306,12 +306,17 @@ def _open_listeners(config: HypercornConfig) -> tuple[list[Listener], list[str]]
 
 
 @contextmanager
-def network_in_memory(*, hangups: bool) -> Iterator[None]:
-    """Let servers listen in memory. ``hangups``: the system says when a client closes, without a read."""
+def network_in_memory(*, disconnects: bool) -> Iterator[None]:
+    """Let servers listen in memory. ``disconnects``: the system says when a client closes, without a read."""
     with (
         # What the server puts around a socket, and asks epoll for.
         patch.object(server_listen, "DirectStream", lambda stream, deadlines: stream, create=True),
-        patch.object(server_listen, "open_hangups", open_hangups if hangups else no_hangups, create=True),
+        patch.object(
+            server_listen,
+            "open_disconnects",
+            open_disconnects if disconnects else no_disconnects,
+            create=True,
+        ),
         patch.object(server_listen, "_open_listeners", _open_listeners),
         patch.object(server_serve, "create_app", take_app),
     ):

@@ -96,7 +96,7 @@ def a_token_is_shared() -> list[Change]:
 
 @mutation
 def the_hold_is_ignored() -> list[Change]:
-    return [(locks.Holds, "hold", _open_to_all)]
+    return [(locks.Locks, "lock", _open_to_all)]
 
 
 @mutation

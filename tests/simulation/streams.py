@@ -174,7 +174,7 @@ def connection(random: Random, out: int = 65536, back: int = 65536) -> tuple[End
     return one, other
 
 
-class Hangups:
+class Disconnects:
     """Calls back when the other end has closed: what a server asks the system for."""
 
     def __init__(self) -> None:
@@ -209,16 +209,16 @@ class Hangups:
 
 
 @asynccontextmanager
-async def open_hangups() -> AsyncIterator[Hangups]:
-    hangups = Hangups()
+async def open_disconnects() -> AsyncIterator[Disconnects]:
+    disconnects = Disconnects()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hangups.run)
-        yield hangups
+        nursery.start_soon(disconnects.run)
+        yield disconnects
         nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def no_hangups() -> AsyncIterator[None]:
+async def no_disconnects() -> AsyncIterator[None]:
     """For a system that can't tell."""
     yield None
 

@@ -16,8 +16,9 @@ import trio
 from agentic_trio import Config
 from agentic_trio.context import RequestContext
 from agentic_trio.gateway.budget import Budget
-from agentic_trio.gateway.locks import Holds
-from agentic_trio.gateway.turn import Services, Turn
+from agentic_trio.gateway.locks import Locks
+from agentic_trio.gateway.services import Services
+from agentic_trio.gateway.turn import Turn
 from agentic_trio.gateway.unrecorded import Unrecorded
 from agentic_trio.store.contract import History
 from agentic_trio.upstream.client import Answer
@@ -212,12 +213,12 @@ class Stage:
         chunks = events() if chunks is None else chunks
         self.upstream = FakeUpstream(chunks, content_type or _content_type(chunks), refusal)
         store = cast("Store", self.store)
-        self.holds = Holds(config.get("conversation_wait", 0.0))
+        self.locks = Locks(config.get("conversation_wait", 0.0))
         self.services = Services(
             config=Config(**config),
             store=store,
             upstream=cast("Upstream", self.upstream),
-            holds=self.holds,
+            locks=self.locks,
             unrecorded=Unrecorded(store),
             budget=Budget(Config(**config).max_held_bytes),
             background=trio.CapacityLimiter(1),
@@ -246,7 +247,7 @@ class Stage:
 
     async def holds_nothing(self, conversation: str = "conv_1") -> bool:
         """Whether the conversation is free again."""
-        async with self.holds.hold("", conversation):
+        async with self.locks.lock("", conversation):
             return True
 
 

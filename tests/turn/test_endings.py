@@ -10,7 +10,7 @@ import trio
 
 from agentic_trio.errors import GatewayError, InvalidRequest, ServiceUnavailable, TurnTimeout, UpstreamError
 from agentic_trio.gateway import unrecorded
-from agentic_trio.gateway.registry import Turns
+from agentic_trio.gateway.registry import Registry
 from agentic_trio.store.contract import History, Missing, NotEnded, Place, StoreError, ThreadFull
 from agentic_trio.wire.accumulator import Accumulator
 from tests.fake_upstream import Call, Script
@@ -356,7 +356,7 @@ async def test_a_turn_is_told_to_end_while_it_waits_for_its_conversation(
     stage = Stage(conversation_wait=60)
     turn = stage.turn(conversation="conv_1")
     before = trio.current_time()
-    async with stage.holds.hold("", "conv_1"), trio.open_nursery() as nursery:
+    async with stage.locks.lock("", "conv_1"), trio.open_nursery() as nursery:
         await run_until_idle(turn, nursery)
         turn.cancel(ServiceUnavailable("The server is shutting down."))
     assert trio.current_time() == before
@@ -367,7 +367,7 @@ async def test_closing_ends_all_turns_and_waits_for_their_rows() -> None:
     stage = Stage([*HALF, forever])
     running = [stage.turn(), stage.turn(), stage.turn()]
     async with trio.open_nursery() as nursery:
-        turns = Turns(stage.services, nursery)
+        turns = Registry(stage.services, nursery)
         for turn in running:
             turns.start(turn)
         await trio.testing.wait_all_tasks_blocked()
@@ -379,7 +379,7 @@ async def test_closing_ends_all_turns_and_waits_for_their_rows() -> None:
 async def test_a_turn_that_comes_after_closing_is_refused() -> None:
     stage = Stage()
     async with trio.open_nursery() as nursery:
-        turns = Turns(stage.services, nursery)
+        turns = Registry(stage.services, nursery)
         await turns.close()
         turn = stage.turn()
         await turns.run(turn)
@@ -392,7 +392,7 @@ async def test_a_turn_of_the_service_nursery_outlives_the_one_who_started_it() -
     stage = Stage()
     turn = stage.turn()
     async with trio.open_nursery() as nursery:
-        turns = Turns(stage.services, nursery)
+        turns = Registry(stage.services, nursery)
         with trio.CancelScope() as client:
             turns.start(turn)
             client.cancel()

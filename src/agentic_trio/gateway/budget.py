@@ -26,7 +26,7 @@ class Budget:
 
 
 class Share:
-    """What one request holds of a budget. It is given back at the end of its block."""
+    """What one request locks of a budget. It is given back at the end of its block."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -49,7 +49,7 @@ class Share:
         self._counted += more
 
     def give_to(self, other: Share) -> None:
-        """Let another share hold what this one holds."""
+        """Let another share hold what this one locks."""
         other._size += self._size
         other._counted += self._counted
         self._size = self._counted = 0

@@ -15,11 +15,12 @@ from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.gateway.admission import Admission
 from agentic_trio.gateway.budget import Budget
-from agentic_trio.gateway.conversations import Conversations, StateErrors
-from agentic_trio.gateway.locks import Holds
-from agentic_trio.gateway.registry import Turns, key_in_use
+from agentic_trio.gateway.conversations import Conversations
+from agentic_trio.gateway.locks import Locks
+from agentic_trio.gateway.registry import Registry, key_in_use
 from agentic_trio.gateway.responses import Responses
-from agentic_trio.gateway.turn import Services
+from agentic_trio.gateway.services import Services
+from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.gateway.unrecorded import Unrecorded
 from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
@@ -70,12 +71,12 @@ class Gateway:
         self.upstream = services.upstream
         self.admission = Admission(services.config.max_concurrent_requests)
         self.budget = services.budget
-        self.turns = Turns(services, service)
-        self.keys = Holds(KEY_WAIT, key_in_use)
+        self.turns = Registry(services, service)
+        self.keys = Locks(KEY_WAIT, key_in_use)
         self.responses = Responses(services.store, services.unrecorded, self.turns)
         self.conversations = Conversations(
             services.store,
-            services.holds,
+            services.locks,
             services.mint,
             services.now,
             strict=services.config.strict_parameters,
@@ -187,7 +188,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             config=config,
             store=store,
             upstream=upstream,
-            holds=Holds(config.conversation_wait),
+            locks=Locks(config.conversation_wait),
             unrecorded=Unrecorded(store),
             budget=Budget(config.max_held_bytes),
             background=trio.CapacityLimiter(config.max_background),

@@ -27,15 +27,15 @@ def conversation_locked() -> InvalidRequest:
 
 
 @dataclass(slots=True)
-class _Hold:
-    lock: trio.StrictFIFOLock = field(default_factory=trio.StrictFIFOLock)
+class _Lock:
+    mutex: trio.StrictFIFOLock = field(default_factory=trio.StrictFIFOLock)
     users: int = 0
 
 
-class Holds:
+class Locks:
     """Who is at work under which of an owner's names. Fair: those who wait are served in order.
 
-    Held in memory: the database has one gateway process, and a hold that a crash ends was in it.
+    Held in memory: the database has one gateway process, and a lock that a crash ends was in it.
 
     Args:
         wait: seconds that a newcomer waits for the others; 0 refuses at once.
@@ -47,10 +47,10 @@ class Holds:
     ) -> None:
         self._wait = wait
         self._refusal = refusal
-        self._holds: dict[tuple[str, str], _Hold] = {}
+        self._locks: dict[tuple[str, str], _Lock] = {}
 
     @asynccontextmanager
-    async def hold(self, owner: str, name: str) -> AsyncIterator[None]:
+    async def lock(self, owner: str, name: str) -> AsyncIterator[None]:
         """Keep others out of what has this name while the block lasts.
 
         Raises:
@@ -59,20 +59,20 @@ class Holds:
         Cancellation: while waiting, the place in the queue is given up.
         """
         key = (owner, name)
-        hold = self._holds.setdefault(key, _Hold())
-        if hold.lock.locked() and (self._wait <= 0 or hold.users > MAX_WAITING):
+        held = self._locks.setdefault(key, _Lock())
+        if held.mutex.locked() and (self._wait <= 0 or held.users > MAX_WAITING):
             raise self._refusal()
-        hold.users += 1
+        held.users += 1
         try:
-            await self._acquire(hold.lock)
+            await self._acquire(held.mutex)
             try:
                 yield
             finally:
-                hold.lock.release()
+                held.mutex.release()
         finally:
-            hold.users -= 1
-            if hold.users == 0:
-                del self._holds[key]
+            held.users -= 1
+            if held.users == 0:
+                del self._locks[key]
 
     async def _acquire(self, lock: trio.StrictFIFOLock) -> None:
         try:

@@ -16,7 +16,7 @@ MAX_LOG_BYTES = 16 * 1024 * 1024
 
 
 class FellBehind(GatewayError):
-    """The reader wants events that the log no longer holds: it was too slow."""
+    """The reader wants events that the log no longer locks: it was too slow."""
 
     code: str | None = "stream_fell_behind"
 

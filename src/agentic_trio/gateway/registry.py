@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.budget import Share
-    from agentic_trio.gateway.turn import Services
+    from agentic_trio.gateway.services import Services
 
 QUEUED_PER_SLOT = 10
 """How many background turns may wait for each that may run."""
 
 
-class Turns:
+class Registry:
     """The turns of one gateway, by the id of their response."""
 
     def __init__(self, services: Services, service: trio.Nursery) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import InvalidRequest
-from agentic_trio.gateway.conversations import StateErrors, StorageErrors, page_body
+from agentic_trio.gateway.items import page_body
 from agentic_trio.gateway.log import EventLog
 from agentic_trio.gateway.registry import check_repeat
+from agentic_trio.gateway.store_errors import StateErrors, StorageErrors
 from agentic_trio.store.contract import Missing, NotEnded
 from agentic_trio.wire.conversations import deleted_body, list_body
 from agentic_trio.wire.dialect import decode_object
-from agentic_trio.wire.replay import retold
+from agentic_trio.wire.replay import replayed
 from agentic_trio.wire.responses import with_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentic_trio.gateway.registry import Turns
+    from agentic_trio.gateway.registry import Registry
     from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Ending, PageQuery, Store
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Responses:
     """Responses that are stored or under way, by owner."""
 
-    def __init__(self, store: Store, unrecorded: Unrecorded, turns: Turns) -> None:
+    def __init__(self, store: Store, unrecorded: Unrecorded, turns: Registry) -> None:
         self._store = store
         self._unrecorded = unrecorded
         self._turns = turns
@@ -79,7 +80,7 @@ class Responses:
 
     async def repeated_stream(self, owner: str, id: str) -> EventLog:
         """The events of a response whose request came again: as they were sent, or told from what is kept."""
-        events = await self._events(owner, id) or retold(await self.read(owner, id))
+        events = await self._events(owner, id) or replayed(await self.read(owner, id))
         if not events:
             raise _not_streamed()
         return EventLog.of(events)

@@ -20,7 +20,7 @@ FIRST_RETRY_DELAY = 0.25
 LONGEST_RETRY_DELAY = 30.0
 
 
-class Attempts:
+class Retries:
     """The tries of one upstream call, before anything was generated.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,9 +15,10 @@ from agentic_trio.errors import (
     TurnTimeout,
     UpstreamError,
 )
-from agentic_trio.gateway.conversations import StateErrors, linked_items, resolved, stored_items
+from agentic_trio.gateway.items import linked_items, resolved, stored_items
 from agentic_trio.gateway.log import EventLog
-from agentic_trio.gateway.retries import Attempts
+from agentic_trio.gateway.retries import Retries
+from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.store.contract import (
     Announcement,
     Ending,
@@ -35,38 +35,18 @@ from agentic_trio.wire.items import InputItem, opened_calls, pair_calls, refuse_
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
-    from agentic_trio.gateway.budget import Budget
-    from agentic_trio.gateway.locks import Holds
-    from agentic_trio.gateway.unrecorded import Unrecorded
-    from agentic_trio.store.contract import Store
-    from agentic_trio.upstream.client import Answer, Upstream
+    from agentic_trio.gateway.services import Services
+    from agentic_trio.upstream.client import Answer
     from agentic_trio.wire.create_response import CreateResponse
-    from agentic_trio.wire.ids import MintId
 
 logger = logging.getLogger("agentic_trio")
 
 LINGER = 1.0
 """Seconds that the upstream is given to end its body after the terminal event, so that its connection
 can be used again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What turns work with: the gateway's own parts, shared by all of them."""
-
-    config: Config
-    store: Store
-    upstream: Upstream
-    holds: Holds
-    unrecorded: Unrecorded
-    budget: Budget
-    background: trio.CapacityLimiter
-    mint: MintId
-    now: Callable[[], float]
 
 
 class Turn:
@@ -173,7 +153,7 @@ class Turn:
                 held.enter_context(self.held)
                 if conversation is not None and self.call.store:
                     with self._waiting:
-                        await held.enter_async_context(self._services.holds.hold(self.owner, conversation))
+                        await held.enter_async_context(self._services.locks.lock(self.owner, conversation))
                 if self._waiting.cancelled_caught:
                     self._error = self._reason or ServiceUnavailable("The turn was cancelled.")
                 else:
@@ -225,7 +205,7 @@ class Turn:
         """Call the upstream, again where that was asked for and nothing has been generated."""
         self._scope.deadline = trio.current_time() + self._services.config.turn_timeout
         self._called = True
-        attempts = Attempts(
+        attempts = Retries(
             [*self._history.items, *(item.data for item in self._input)],
             retries=self._services.config.upstream_retries,
             truncates=self.call.truncates,

@@ -56,7 +56,7 @@ class Watch:
         self._peer.call = None
 
 
-class Hangups:
+class Disconnects:
     """Knows when the peer of a socket has closed its side, or the connection broke.
 
     A task for each request would do the same, at the price of a task, its cancellation, and a read of
@@ -99,7 +99,7 @@ class Hangups:
 
 
 @asynccontextmanager
-async def open_hangups() -> AsyncIterator[Hangups | None]:
+async def open_disconnects() -> AsyncIterator[Disconnects | None]:
     """Watch while the block lasts; None where the system has no way to.
 
     Cancellation: nobody is told any more.
@@ -107,11 +107,11 @@ async def open_hangups() -> AsyncIterator[Hangups | None]:
     if not SUPPORTED:
         yield None
         return
-    hangups = Hangups()
+    disconnects = Disconnects()
     try:
         async with open_inner_nursery() as nursery:
-            nursery.start_soon(hangups.run)
-            yield hangups
+            nursery.start_soon(disconnects.run)
+            yield disconnects
             nursery.cancel_scope.cancel()
     finally:
-        hangups.close()
+        disconnects.close()

@@ -71,9 +71,9 @@ class HTTPConnection:
 
         Cancellation: the request in flight is cancelled and the socket closed.
         """
-        socket, hangups = self.stream.socket, self.context.hangups
+        socket, disconnects = self.stream.socket, self.context.disconnects
         descriptor = socket.fileno()
-        self.peer = hangups.add(descriptor) if hangups is not None else None
+        self.peer = disconnects.add(descriptor) if disconnects is not None else None
         try:
             self._client = parse_socket_addr(socket.family, socket.getpeername())
             self._server = parse_socket_addr(socket.family, socket.getsockname())
@@ -86,8 +86,8 @@ class HTTPConnection:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # the client is gone, or as good as
         finally:
-            if hangups is not None and self.peer is not None:
-                hangups.remove(descriptor, self.peer)
+            if disconnects is not None and self.peer is not None:
+                disconnects.remove(descriptor, self.peer)
             await trio.aclose_forcefully(self.stream)
 
     async def _serve_one(self) -> bool:

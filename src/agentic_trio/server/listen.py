@@ -12,7 +12,7 @@ import trio
 from hypercorn.utils import repr_socket_addr, wrap_app
 
 from agentic_trio.net.deadlines import open_deadlines
-from agentic_trio.net.disconnects import open_hangups
+from agentic_trio.net.disconnects import open_disconnects
 from agentic_trio.net.streams import DirectStream
 from agentic_trio.server.connection import HTTPConnection
 from agentic_trio.server.fallback import BoundedTCPServer
@@ -65,7 +65,7 @@ async def serve_asgi(
     slots = trio.Semaphore(limits.max_connections)
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     async with (
-        open_hangups() as context.hangups,
+        open_disconnects() as context.disconnects,
         open_deadlines() as deadlines,
         trio.open_nursery() as connections,
     ):

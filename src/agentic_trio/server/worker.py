@@ -10,7 +10,7 @@ from hypercorn.trio.worker_context import WorkerContext
 if TYPE_CHECKING:
     from hypercorn.config import Config
 
-    from agentic_trio.net.disconnects import Hangups
+    from agentic_trio.net.disconnects import Disconnects
     from agentic_trio.net.streams import DirectStream
 
 
@@ -19,14 +19,14 @@ class ServerContext(WorkerContext):
 
     Attributes:
         idle: The streams of connections that wait for a request, longest first.
-        hangups: Tells requests that their client has left; None where the system can't.
+        disconnects: Tells requests that their client has left; None where the system can't.
         crowded: A new connection waits for one of the busy ones to end; none is kept alive.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.max_requests)
         self.crowded = False
-        self.hangups: Hangups | None = None
+        self.disconnects: Disconnects | None = None
         self.idle: dict[DirectStream, None] = {}
         self._config = config
         self._headers = b""

@@ -115,7 +115,7 @@ class Answer:
 
 
 class Upstream:
-    """Calls to the model server. Holds no credentials: they come with each request.
+    """Calls to the model server. Locks no credentials: they come with each request.
 
     Requests go to the transport directly: what ``httpx.AsyncClient`` does on top (redirects, cookies,
     auth flows, headers of its own) is what a gateway must not do, and most of what a call would cost.

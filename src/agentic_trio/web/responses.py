@@ -76,7 +76,7 @@ async def _once(request: Scoped, body: bytes, key: str, place: ExitStack) -> Rep
     gateway = request.gateway
     owner = request.context.owner
     id, fingerprint = idempotent_id(owner, key), fingerprint_of(body)
-    async with gateway.keys.hold(owner, key):
+    async with gateway.keys.lock(owner, key):
         turn = gateway.turns.find(owner, id)
         if turn is not None:
             check_repeat(turn.fingerprint, fingerprint)

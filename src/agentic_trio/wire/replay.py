@@ -23,7 +23,7 @@ _UNDER_WAY: dict[str, Any] = {
 }
 
 
-def retold(response: bytes) -> Sequence[bytes]:
+def replayed(response: bytes) -> Sequence[bytes]:
     """The shortest legal stream that leads to a response; none for one that has not ended.
 
     Args:

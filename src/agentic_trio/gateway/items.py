@@ -1,0 +1,66 @@
+"""Items on their way to the store: references resolved, and lists of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentic_trio.errors import NotFound
+from agentic_trio.gateway.store_errors import item_already_in_conversation
+from agentic_trio.store.contract import Item
+from agentic_trio.wire.conversations import list_body
+from agentic_trio.wire.items import InputItem, decode_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agentic_trio.store.contract import Page, Store
+
+
+async def linked_items(
+    store: Store, owner: str, items: Sequence[InputItem], *, conversation: str | None, param: str
+) -> list[InputItem]:
+    """Items as a conversation takes them: the content stored under an id that we issued wins.
+
+    Args:
+        store: where they are looked up.
+        owner: whose they are.
+        items: as the request has them.
+        conversation: the one that they are added to; None if it is only being made.
+        param: the request's member that locks them.
+
+    Raises:
+        InvalidRequest: one of them is in the conversation already.
+        NotFound: a reference refers to nothing.
+        Missing: the conversation is gone.
+    """
+    named = [item.id for item in items if item.named]
+    if not named:
+        return list(items)
+    if conversation is not None and await store.in_conversation(owner, conversation, named):
+        raise item_already_in_conversation(param)
+    found = await store.find_items(owner, named)
+    return [resolved(item, found, param) if item.named else item for item in items]
+
+
+def resolved(item: InputItem, found: Mapping[str, bytes], param: str) -> InputItem:
+    """An item whose id may refer to stored content. ``param`` is the request's member that locks it.
+
+    Raises:
+        NotFound: it is a reference, and refers to nothing.
+    """
+    data = found.get(item.id)
+    if data is None:
+        if item.type == "item_reference":
+            raise NotFound(f"Item with id '{item.id}' not found.", param=param)
+        return item
+    kind = decode_kind(data)
+    return InputItem(item.id, kind.type, data, named=False, call_id=kind.call_id)
+
+
+def stored_items(items: Sequence[InputItem]) -> list[Item]:
+    """Items as the store takes them."""
+    return [Item(item.id, item.data, issued=not item.named) for item in items]
+
+
+def page_body(page: Page) -> bytes:
+    return list_body([(item.id, item.data) for item in page.items], has_more=page.has_more)
