@@ -111,7 +111,7 @@ async def test_bodies_that_are_too_much_together_get_429(database: Path, members
             await first.read()
         with trio.fail_after(PATIENCE):
             await world.post("/v1/responses", large)
-        assert world.gateway.budget.left == 1_000_000
+        assert world.gateway.admission.bytes_left == 1_000_000
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -129,7 +129,7 @@ async def test_the_body_of_a_turn_that_outlives_its_request_counts_until_it_ends
                 pass
         world.upstream.release()
         with trio.fail_after(PATIENCE):
-            while world.gateway.budget.left < 1_000_000:
+            while world.gateway.admission.bytes_left < 1_000_000:
                 await trio.lowlevel.checkpoint()
 
 
@@ -149,7 +149,7 @@ async def test_histories_that_are_too_much_together_get_429(database: Path, back
             await world.create(input="small")
             world.upstream.release()
         with trio.fail_after(PATIENCE):
-            while world.gateway.budget.left < 1_000_000:
+            while world.gateway.admission.bytes_left < 1_000_000:
                 await trio.lowlevel.checkpoint()
         await world.create(**more)
 

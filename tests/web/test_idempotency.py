@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from agentic_trio.gateway.idempotency import key_in_use
 from agentic_trio.gateway.locks import Locks
-from agentic_trio.gateway.registry import key_in_use
 from tests.fake_upstream import Script
 from tests.oracles import check_error, check_event_stream, parse_sse
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.errors import GatewayError
+from agentic_trio.wire.dialect import JsonObject, decode_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ class EventLog:
         self._max_bytes = max_bytes
         self._closed = False
         self._quiet = False
-        self._nudges = 0
+        self._wakes = 0
         self._readers = trio.lowlevel.ParkingLot()
 
     def extend(self, events: Sequence[bytes]) -> None:
@@ -51,13 +52,13 @@ class EventLog:
             self._forget()
         self._readers.unpark_all()
 
-    def nudge(self) -> None:
-        """Wake the readers with nothing, if nothing has come since the last nudge.
+    def wake_if_quiet(self) -> None:
+        """Wake the readers with no events, if none have come since the last call.
 
-        One clock serves all streams: a deadline for each wait of each reader would be a cost of every event.
+        One clock serves all streams: a deadline on each wait of each reader would be a cost of every event.
         """
         if self._quiet:
-            self._nudges += 1
+            self._wakes += 1
             self._readers.unpark_all()
         self._quiet = True
 
@@ -91,17 +92,18 @@ class EventLog:
         return self._closed and position >= self._first + len(self._events)
 
     async def read(self, position: int) -> Sequence[bytes]:
-        """All events from ``position`` on, as soon as there are any; none at a nudge, or once it is closed.
+        """All events from ``position`` on, as soon as there are any; none if woken
+        without any, or once the log is closed.
 
         Raises:
             FellBehind: the events at ``position`` have been dropped.
 
         Cancellation: nothing is lost; read again from the same position.
         """
-        nudges = self._nudges
+        wakes = self._wakes
         events = self._from(position)
         # What wakes a reader that is ahead of the log isn't for it.
-        while not events and not self._closed and nudges == self._nudges:
+        while not events and not self._closed and wakes == self._wakes:
             await self._readers.park()
             events = self._from(position)
         return events
@@ -110,3 +112,27 @@ class EventLog:
         if position < self._first:
             raise FellBehind
         return self._events[position - self._first :]
+
+
+class TurnEvents:
+    """Reads a log for a program: one decoded event at a time, until the log is closed.
+
+    Raises ``FellBehind`` to a program that reads too slowly. Cancellation: no event is lost.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._position = 0
+        self._ready: list[bytes] = []
+
+    def __aiter__(self) -> TurnEvents:
+        return self
+
+    async def __anext__(self) -> JsonObject:
+        while not self._ready:
+            if self._log.exhausted(self._position):
+                raise StopAsyncIteration
+            self._ready = list(reversed(await self._log.read(self._position)))
+            self._position += len(self._ready)
+        event = self._ready.pop()
+        return decode_object(event[event.index(b"\ndata: ") + 7 :])

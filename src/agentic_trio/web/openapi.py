@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from quart import Blueprint, Response
 
-from agentic_trio.web.dispatch import json_response
+from agentic_trio.web.dispatch import Routes
+from agentic_trio.web.reply import Reply
 from agentic_trio.wire.checks import INCLUDABLE, MAX_METADATA_PAIRS
 from agentic_trio.wire.conversations import MAX_ITEMS
 from agentic_trio.wire.create_response import MAX_INPUT_LENGTH
 
+if TYPE_CHECKING:
+    from agentic_trio.web.scope import RequestScope
+
 Json = dict[str, Any]
 
-routes = Blueprint("openapi", __name__)
+routes = Routes("openapi")
 
 
-@routes.get("/openapi.json")
-async def openapi() -> Response:
+@routes.handle("GET", "/openapi.json")
+async def openapi(request: RequestScope) -> Reply:
     """Serve the document."""
-    return json_response(_encoded())
+    return Reply(_encoded())
 
 
 @cache

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quart import Blueprint, Response
-
 from agentic_trio.errors import NotFound
-from agentic_trio.web.body import PlainBody
-from agentic_trio.web.dispatch import this_request
-from agentic_trio.web.reply import Reply
+from agentic_trio.web.dispatch import Routes
+from agentic_trio.web.reply import Chunks, Reply
 
 if TYPE_CHECKING:
     from agentic_trio.upstream.client import Answer, Headers
-    from agentic_trio.web.dispatch import Scoped
+    from agentic_trio.web.dispatch import Handler
+    from agentic_trio.web.scope import RequestScope
 
-routes = Blueprint("relay", __name__)
+routes = Routes("relay")
 
 HOP_BY_HOP = frozenset(
     {
@@ -58,31 +56,35 @@ PATHS = (
 """What is posted to the model server and never looked into."""
 
 
-@routes.get("/v1/models")
-@routes.get("/v1/models/<path:model>")
-@routes.post(PATHS[0])
-@routes.post(PATHS[1])
-@routes.post(PATHS[2])
-@routes.post(PATHS[3])
-@routes.post(PATHS[4])
-async def relay_route(model: str = "") -> Response:
-    """Relay to the same path upstream.
+def _relays(handler: Handler) -> Handler:
+    for path in PATHS:
+        routes.handle("POST", path, direct=True)(handler)
+    return handler
+
+
+@_relays
+async def relay_as_is(request: RequestScope) -> Reply:
+    """Relay to the same path upstream."""
+    request.gateway.admission.check()
+    body = await request.body()
+    request.ticket.take_slot()
+    return await relay(request, request.scope["raw_path"].decode("ascii"), body)
+
+
+@routes.handle("GET", "/v1/models")
+@routes.handle("GET", "/v1/models/<path:model>")
+async def relay_models(request: RequestScope, model: str = "") -> Reply:
+    """Relay a look at the model server's models.
 
     Raises:
         NotFound: the path has dot segments. They would be resolved on the way, and lead to any path there.
     """
     if not {".", ".."}.isdisjoint(model.replace("\\", "/").split("/")):
-        raise NotFound(f"Invalid URL ({this_request().method} {this_request().path})", code="unknown_url")
-    return (await relay_as_is(this_request())).response()
+        raise NotFound(f"Invalid URL ({request.where})", code="unknown_url")
+    return await relay_as_is(request)
 
 
-async def relay_as_is(request: Scoped) -> Reply:
-    """Relay to the same path upstream, within the bound on requests there."""
-    request.stack.enter_context(request.gateway.admission)
-    return await relay(request, request.scope["raw_path"].decode("ascii"), await request.raw_body())
-
-
-async def relay(request: Scoped, path: str, body: bytes) -> Reply:
+async def relay(request: RequestScope, path: str, body: bytes) -> Reply:
     """Send a request upstream, and its answer back as it comes.
 
     The upstream call is over when the request is, however it ends.
@@ -90,13 +92,13 @@ async def relay(request: Scoped, path: str, body: bytes) -> Reply:
     Raises:
         UpstreamError: the upstream could not be reached.
     """
-    fields = request.fields
+    fields = request.headers
     kept_back = _with_named(NOT_FORWARDED, fields)
     if request.gateway.config.client_auth == "replace":
         kept_back |= {b"x-api-key"}
     headers = [field for field in fields if field[0] not in kept_back]
     # The bytes go back as they come, so the upstream may only use an encoding that the client takes.
-    headers.append((b"accept-encoding", (request.field(b"accept-encoding") or "identity").encode("latin-1")))
+    headers.append((b"accept-encoding", (request.header(b"accept-encoding") or "identity").encode("latin-1")))
     method = request.scope["method"]
     answer = await request.stack.enter_async_context(
         request.gateway.upstream.forward(
@@ -127,7 +129,7 @@ def _with_named(kept_back: frozenset[bytes], fields: Headers) -> frozenset[bytes
     return kept_back
 
 
-class RelayBody(PlainBody):
+class RelayBody(Chunks):
     """The upstream's chunks. If they break off, so does the answer: the client must not take it for whole."""
 
     def __init__(self, answer: Answer) -> None:
