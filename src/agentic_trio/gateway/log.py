@@ -29,6 +29,9 @@ class EventLog:
     """An append-only, bounded list of encoded events; the event at index ``n`` has sequence number ``n``.
 
     The writer never waits: a slow reader costs memory up to the bound, then itself falls behind.
+
+    Attributes:
+        closed: set once no more events will come.
     """
 
     def __init__(self, max_bytes: int = MAX_LOG_BYTES) -> None:
@@ -36,7 +39,7 @@ class EventLog:
         self._first = 0
         self._size = 0
         self._max_bytes = max_bytes
-        self._closed = False
+        self.closed = trio.Event()
         self._quiet = False
         self._wakes = 0
         self._readers = trio.lowlevel.ParkingLot()
@@ -76,7 +79,7 @@ class EventLog:
 
     def close(self) -> None:
         """No more events will come."""
-        self._closed = True
+        self.closed.set()
         self._readers.unpark_all()
 
     def _forget(self) -> None:
@@ -89,7 +92,7 @@ class EventLog:
 
     def exhausted(self, position: int) -> bool:
         """Whether nothing follows ``position``, now or ever."""
-        return self._closed and position >= self._first + len(self._events)
+        return self.closed.is_set() and position >= self._first + len(self._events)
 
     async def read(self, position: int) -> Sequence[bytes]:
         """All events from ``position`` on, as soon as there are any; none if woken
@@ -103,7 +106,7 @@ class EventLog:
         wakes = self._wakes
         events = self._from(position)
         # What wakes a reader that is ahead of the log isn't for it.
-        while not events and not self._closed and wakes == self._wakes:
+        while not events and not self.closed.is_set() and wakes == self._wakes:
             await self._readers.park()
             events = self._from(position)
         return events

@@ -91,7 +91,6 @@ class Turn:
         self._progress = Call.NOT_MADE
         self._error: GatewayError | None = None
         self._head = trio.Event()
-        self._ended = trio.Event()
 
     @property
     def id(self) -> str:
@@ -120,8 +119,8 @@ class Turn:
 
     async def wait_ended(self) -> None:
         """Wait until the turn is recorded and its log closed. No checkpoint if it has ended."""
-        if not self._ended.is_set():
-            await self._ended.wait()
+        if not self.log.closed.is_set():
+            await self.log.closed.wait()
 
     def result(self) -> bytes:
         """The Response object of a turn that has ended. Raises GatewayError if there is none."""
@@ -162,7 +161,6 @@ class Turn:
         finally:
             self._head.set()
             self.log.close()
-            self._ended.set()
 
     async def _infer(self, owned: AsyncExitStack) -> None:
         """Find out how the response ends. Raises nothing but ``trio.Cancelled``."""
