@@ -21,6 +21,7 @@ from agentic_trio.wire.responses import Snapshot, with_output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.services import Services
@@ -85,9 +86,7 @@ class Turn:
         self._ticket = ticket
         self._scope = trio.CancelScope()
         # Why ``_scope`` is cancelled: its deadline, unless ``cancel`` gives another reason.
-        self._reason: GatewayError | None = TurnTimeout(
-            f"The turn took longer than {services.config.turn_timeout:g} s."
-        )
+        self._reason: GatewayError | None = turn_timeout(services.config)
         self._progress = Call.NOT_MADE
         self._error: GatewayError | None = None
         self._head = trio.Event()
@@ -129,7 +128,7 @@ class Turn:
         return self._response.response()
 
     def snapshot(self) -> bytes:
-        """The Response object while the turn runs: without output, and without an ending before its commit."""
+        """The Response object while the turn runs: no output, and no ending before its commit."""
         return with_output(self._response.snapshot.under_way().body(), ())
 
     def events(self) -> TurnEvents:
@@ -293,3 +292,8 @@ class Turn:
             return False
         cancelled = self._response.snapshot.status == "cancelled"
         return self._progress is Call.ACCEPTED or (cancelled and self._progress is Call.MADE)
+
+
+def turn_timeout(config: Config) -> TurnTimeout:
+    """A turn or a relay took too long."""
+    return TurnTimeout(f"The turn took longer than {config.turn_timeout:g} s.")
