@@ -1,4 +1,4 @@
-"""One writes, any number follow; who is too slow is told, and locks nobody up."""
+"""One writes, any number follow; who is too slow is told, and holds nobody up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document of what is served, at ``/openapi.json``. A test locks it against the routes."""
+"""The OpenAPI document of what is served, at ``/openapi.json``. A test holds it against the routes."""
 
 from __future__ import annotations
 
