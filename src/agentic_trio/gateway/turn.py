@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable, TurnTimeout, UpstreamError
-from agentic_trio.gateway.log import EventLog, TurnEvents
+from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog, TurnEvents
 from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 LINGER = 1.0
 """Seconds that the model server gets to end its body after the terminal event, so that the connection
 can be used again."""
+
+LIFECYCLE_EVENTS = 4
+"""How many events of a stream hold the whole Response object, and so repeat the request."""
 
 
 class Call(Enum):
@@ -77,9 +80,10 @@ class Turn:
         fingerprint: bytes | None = None,
     ) -> None:
         self.call = call
-        self.log = EventLog()
         self.recording = Recording(call, context.owner, services, id=id, fingerprint=fingerprint)
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
+        # The events that repeat the request come before any reader has had its turn.
+        self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
         self._response = Accumulator(snapshot, services.mint, services.now)
         self._context = context
         self._services = services
@@ -130,6 +134,10 @@ class Turn:
     def snapshot(self) -> bytes:
         """The Response object while the turn runs: no output, and no ending before its commit."""
         return with_output(self._response.snapshot.under_way().body(), ())
+
+    def queued(self) -> bytes:
+        """The Response object that a background turn's client gets: ``queued``, as OpenAI's always is."""
+        return with_output(self._response.snapshot.queued().body(), ())
 
     def events(self) -> TurnEvents:
         """The events as objects, from the first one until the turn has ended."""

@@ -68,7 +68,7 @@ async def _reply(turn: Turn) -> Reply:
         return event_stream(turn.log)
     if turn.call.background:
         await turn.wait_head()
-        return Reply(turn.snapshot())
+        return Reply(turn.queued())
     await turn.wait_ended()
     return Reply(turn.result())
 
