@@ -155,6 +155,43 @@ async def test_as_many_bodies_are_served_as_there_is_declared_room_for(database:
                 await trio.lowlevel.checkpoint()
 
 
+async def open_deaf(port: int, stack: AsyncExitStack) -> trio.SocketStream:
+    """A connection of a client that takes little: what it doesn't read stays with the gateway."""
+    socket = trio.socket.socket()
+    socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+    await socket.connect(("127.0.0.1", port))
+    return await stack.enter_async_context(trio.SocketStream(socket))
+
+
+@pytest.mark.parametrize("path", ["", "/input_items"], ids=["response", "items"])
+async def test_answers_that_nobody_reads_count(database: Path, path: str) -> None:
+    large = "x" * 9_000_000
+    members = {"input": large} if path else {"instructions": large}
+    async with (
+        open_file_world(database, PLAIN, max_held_bytes=30_000_000) as world,
+        AsyncExitStack() as stack,
+    ):
+        id = (await world.create(**members))["id"]
+        with trio.fail_after(PATIENCE):
+            while world.gateway.admission.bytes_left < 30_000_000:
+                await trio.lowlevel.checkpoint()
+        for _ in range(3):
+            stream = await open_deaf(world.port, stack)
+            before = world.gateway.admission.bytes_left
+            await stream.send_all(head(f"/v1/responses/{id}{path}", method="GET"))
+            with trio.fail_after(PATIENCE):
+                while world.gateway.admission.bytes_left == before:
+                    await trio.lowlevel.checkpoint()
+            ledger.fault()
+        answer = await world.client.get(f"/v1/responses/{id}{path}")
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        await world.create(input="small")
+        await stack.aclose()
+        with trio.fail_after(PATIENCE):
+            while (await world.client.get(f"/v1/responses/{id}{path}")).status_code != 200:
+                await trio.lowlevel.checkpoint()
+
+
 async def test_what_a_refused_request_had_is_free_when_it_reads_the_refusal(database: Path) -> None:
     body = {"model": MODEL, "input": "x" * 400_000}
     async with open_file_world(database, PLAIN, max_held_bytes=500_000) as world:

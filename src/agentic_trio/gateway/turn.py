@@ -242,13 +242,16 @@ class Turn:
         if streamed:
             await self._follow_stream(answer)
         else:
-            self._response.receive_json(await answer.body())
+            body = await answer.body()
+            self._ticket.charge(len(body))
+            self._response.receive_json(body)
 
     async def _follow_stream(self, answer: Answer) -> None:
         with trio.CancelScope() as lingering:
             async for chunk in answer.chunks:
                 if self._response.ended:
                     continue
+                self._ticket.charge(len(chunk))
                 self._log(self._response.receive(chunk))
                 if self._response.ended:
                     lingering.deadline = trio.current_time() + LINGER
