@@ -53,6 +53,8 @@ class Config:
         max_background: how many background turns run at once; the others are queued.
         replay_retention: how long the stream of an ended turn can be read again; 0 keeps none.
         keep_alive_interval: a stream that is silent for so long gets a comment, so that no proxy cuts it.
+        bridge_silence: begin a stream whose model server has sent nothing for ``keep_alive_interval``, so
+            that no proxy cuts it. A refusal that comes after that is told as events, not as a status.
         conversation_wait: how long a request waits for its turn in a busy conversation; 0 refuses at once.
         strict_parameters: refuse unknown members of a request, as OpenAI does, rather than send them on or
             ignore them.
@@ -84,6 +86,7 @@ class Config:
     max_background: int = 100
     replay_retention: float = 86_400.0
     keep_alive_interval: float = 15.0
+    bridge_silence: bool = True
     conversation_wait: float = 0.0
     strict_parameters: bool = False
     list_endpoints: bool = False

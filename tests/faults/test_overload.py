@@ -449,6 +449,41 @@ async def test_a_quiet_stream_gets_comments(database: Path) -> None:
         check_event_stream(client.body)
 
 
+async def test_a_silent_model_server_is_bridged_by_comments(database: Path) -> None:
+    async with open_file_world(database, HANGING, keep_alive_interval=0.05) as world:
+        async with open_client(world.port) as client:
+            await client.request("POST", "/v1/responses", streamed())
+            await client.read_until(b": keep-alive\n\n: keep-alive\n\n")
+            assert client.status == 200
+            ledger.fault()
+            world.upstream.release()
+            await client.read()
+        events = check_event_stream(client.body)
+        await ended(world.client, events[0]["response"]["id"], "completed")
+
+
+async def test_a_refusal_after_the_silence_was_bridged_is_told_as_events(database: Path) -> None:
+    refusal = Script(hang=True, status=429, error="Too busy.", headers={"retry-after": "7"})
+    async with open_file_world(database, refusal, keep_alive_interval=0.05) as world:
+        async with open_client(world.port) as client:
+            await client.request("POST", "/v1/responses", streamed())
+            await client.read_until(b": keep-alive\n\n")
+            ledger.fault()
+            world.upstream.release()
+            await client.read()
+        events = check_event_stream(client.body)
+        assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
+        assert events[-2]["message"] == "Too busy."
+        await ended(world.client, events[0]["response"]["id"], "failed")
+
+
+async def test_silence_is_not_bridged_where_that_is_off(database: Path) -> None:
+    refusal = Script(delay=0.5, status=429, error="Too busy.")
+    async with open_file_world(database, refusal, keep_alive_interval=0.05, bridge_silence=False) as world:
+        status, error = await world.refused(stream=True)
+        assert (status, error["message"]) == (429, "Too busy.")
+
+
 # Large requests
 
 

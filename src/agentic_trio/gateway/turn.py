@@ -143,6 +143,16 @@ class Turn:
         """The events as objects, from the first one until the turn has ended."""
         return TurnEvents(self.log)
 
+    def wake_if_quiet(self) -> None:
+        """Let readers send a comment, if nothing has happened since the last call.
+
+        A stream whose model server has sent no head by then begins without it, if that is configured: its
+        id leaves, and a refusal that comes later is told as events.
+        """
+        bridges = self.call.stream and self._services.config.bridge_silence
+        if self.log.wake_if_quiet() and bridges and self.recording.row is Row.ANNOUNCED:
+            self._tell(self._response.begin())
+
     def cancel(self, reason: GatewayError | None = None) -> None:
         """End the turn from outside its owner. Readers are told ``reason``."""
         self._reason = reason
