@@ -38,6 +38,8 @@ class Config:
         port: port to listen on; 0 takes a free one.
         client_auth: ``forward`` a client's bearer token, or ``replace`` it with ``openai_api_key``.
         cors_allowed_origins: origins whose pages may call; ``*`` is any. None by default.
+        allowed_hosts: names, beside loopback's, by which a gateway on loopback may be called; elsewhere, if
+            there are any, the only ones.
         graceful_timeout: how long running requests may go on once the server is told to stop.
         max_request_body_size: larger bodies are refused with 413.
         turn_timeout: how long a turn may take, from its request to its last event.
@@ -71,6 +73,7 @@ class Config:
     port: int = 9000
     client_auth: Literal["forward", "replace"] = "forward"
     cors_allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     graceful_timeout: float = 20.0
     max_request_body_size: int = 10 * 1024 * 1024
     turn_timeout: float = 3600.0

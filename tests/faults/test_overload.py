@@ -43,7 +43,7 @@ IDLE_CONNECTIONS = 8_000 if LONG else 2_000
 
 
 def head(path: str, *fields: str, method: str = "POST") -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: x", *fields, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: localhost", *fields, "", ""]).encode()
 
 
 async def answer_to(client: EventClient) -> tuple[int, dict[str, str], bytes]:
