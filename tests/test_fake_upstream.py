@@ -5,22 +5,22 @@ import re
 import subprocess
 import sys
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
-from tests import fake_upstream
 from tests.fake_upstream import (
     DATA,
     Call,
     CustomCall,
+    FakeUpstream,
     Reasoning,
     Refusal,
     Script,
     Text,
     Unknown,
+    cut_writes,
     open_fake_upstream,
     split_events,
 )
@@ -432,7 +432,7 @@ async def test_wire_forms(upstream, client):
 
 
 async def test_utf8_writes_cut_inside_a_character():
-    cut = fake_upstream.cut_writes(Script(writes="utf8"), ["aé€b".encode()])
+    cut = cut_writes(Script(writes="utf8"), ["aé€b".encode()])
     assert cut == [b"a\xc3", b"\xa9\xe2", b"\x82\xacb"]
 
 
@@ -515,7 +515,7 @@ async def test_exception_of_the_block_leaves_as_it_is():
 
 async def test_memory_stream_serves_without_sockets():
     ours, theirs = trio.testing.memory_stream_pair()
-    upstream = fake_upstream.FakeUpstream(Script())
+    upstream = FakeUpstream(Script())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(upstream.serve, theirs)
         await ours.send_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -524,8 +524,8 @@ async def test_memory_stream_serves_without_sockets():
 
 
 async def test_runs_as_a_process():
-    command = [sys.executable, str(Path(fake_upstream.__file__)), "--deltas", "3", "--interval", "0.001"]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "tests.fake_upstream", "--deltas", "3", "--interval", "0.001"]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=DATA.parents[1])
     try:
         url = (await process.stdout.receive_some()).decode().strip()
         async with httpx.AsyncClient(base_url=url) as client:

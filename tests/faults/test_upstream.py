@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.fake_upstream import FakeUpstream, Script, Text
+from tests.fake_upstream import FakeUpstream, Script, Text, open_raw_upstream
 from tests.oracles import check_error, check_event_stream, check_response
 from tests.web.harness import MODEL, NOWHERE
 
 from .client import open_client
 from .ledger import ledger
-from .raw_upstream import open_raw_upstream
 from .world import (
     UNDER_WAY,
     check_ended_early,

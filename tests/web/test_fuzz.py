@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentic_trio.wire.create_response import FIELDS
-from tests.fake_upstream import Answer, Recorded, Script, Text, _rendered, render_response
+from tests.fake_upstream import Answer, Recorded, Script, Text, render_response, rendered
 from tests.oracles import check_error
 
 from .harness import World, open_world
@@ -31,7 +31,7 @@ OK = Script(output=(Text("ok"),))
 def answer(request: Recorded) -> Answer:
     """A model that takes whatever it is given."""
     stream = b'"stream":true' in request.body or b'"stream": true' in request.body
-    return _rendered(render_response, OK, {"model": "tiny", "input": "x", "stream": stream})
+    return rendered(render_response, OK, {"model": "tiny", "input": "x", "stream": stream})
 
 
 def in_a_world(test: Callable[[World], Awaitable[None]]) -> None:
