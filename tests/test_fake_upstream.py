@@ -24,6 +24,7 @@ from tests.fake_upstream import (
     open_fake_upstream,
     split_events,
 )
+from tests.http_client import open_exchange
 from tests.oracles import accumulate
 
 WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
@@ -65,12 +66,9 @@ async def stream(client, given, **members) -> list[dict]:
 @asynccontextmanager
 async def raw(upstream, given, **members):
     """A plain connection that has sent a streaming request."""
-    body = json.dumps(ask(given, stream=True, **members)).encode()
-    connection = await trio.open_tcp_stream("127.0.0.1", int(upstream.url.rpartition(":")[2]))
-    async with connection:
-        head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
-        await connection.send_all(head.encode() + body)
-        yield connection
+    async with open_exchange(int(upstream.url.rpartition(":")[2])) as client:
+        await client.request("POST", "/v1/responses", ask(given, stream=True, **members))
+        yield client.stream
 
 
 # ------------------------------------------------------------- as the recordings

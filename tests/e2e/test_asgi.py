@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from tests.fake_upstream import FakeUpstream, open_fake_upstream
+from tests.http_client import open_exchange, open_under_way
 from tests.oracles import check_event_stream
-from tests.web.raw import open_raw, open_under_way
 
 from .harness import Server, environment, open_process, open_server
 
@@ -49,7 +49,7 @@ async def test_conversation_and_stream_are_served(tmp_path: Path, upstream: Fake
 
 
 async def test_connection_close_closes(tmp_path: Path, upstream: FakeUpstream) -> None:
-    async with open_hypercorn(tmp_path, upstream) as server, open_raw(server.port) as client:
+    async with open_hypercorn(tmp_path, upstream) as server, open_exchange(server.port) as client:
         await client.request("GET", "/health", connection="close")
         await client.read()
         with trio.fail_after(5):
