@@ -122,7 +122,7 @@ async def test_heads_without_their_bodies_keep_nobody_out(database: Path, path: 
         AsyncExitStack() as stack,
     ):
         for framing in ("content-length: 999", "transfer-encoding: chunked") * 3:
-            client = await stack.enter_async_context(open_client(world.port))
+            client = await stack.enter_async_context(open_exchange(world.port))
             await client.stream.send_all(head(path, framing))
             ledger.fault()
         await check_served(world)
@@ -137,7 +137,7 @@ async def test_as_many_bodies_are_served_as_there_is_declared_room_for(database:
         open_file_world(database, PLAIN, max_held_bytes=4 * counted + counted // 2) as world,
         AsyncExitStack() as stack,
     ):
-        clients = [await stack.enter_async_context(open_client(world.port)) for _ in range(9)]
+        clients = [await stack.enter_async_context(open_exchange(world.port)) for _ in range(9)]
         for client in clients:
             await client.stream.send_all(head("/v1/responses", *fields) + body[:-1])
         for client in clients[4:]:
