@@ -103,7 +103,7 @@ class Config:
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
         if self.openai_api_key is not None and not _is_header_value(self.openai_api_key):
-            raise ConfigError("openai_api_key locks characters that no HTTP header can carry")
+            raise ConfigError("openai_api_key holds characters that no HTTP header can carry")
         for name in _POSITIVE:
             value = getattr(self, name)
             if not value > 0 or math.isinf(value):

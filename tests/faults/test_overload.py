@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from agentic_trio.gateway import admission
 from agentic_trio.server import serve as server_app
 from agentic_trio.server.limits import ConnectionLimits
 from agentic_trio.store import threads
@@ -111,7 +112,57 @@ async def test_bodies_that_are_too_much_together_get_429(database: Path, members
             await first.read()
         with trio.fail_after(PATIENCE):
             await world.post("/v1/responses", large)
-        assert world.gateway.budget.left == 1_000_000
+        assert world.gateway.admission.bytes_left == 1_000_000
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+async def test_heads_without_their_bodies_keep_nobody_out(database: Path, path: str) -> None:
+    async with (
+        open_file_world(database, HELLO, max_concurrent_requests=2) as world,
+        AsyncExitStack() as stack,
+    ):
+        for framing in ("content-length: 999", "transfer-encoding: chunked") * 3:
+            client = await stack.enter_async_context(open_client(world.port))
+            await client.stream.send_all(head(path, framing))
+            ledger.fault()
+        await check_served(world)
+
+
+@pytest.mark.parametrize("members", [{}, {"store": False}], ids=["stored", "relayed"])
+async def test_as_many_bodies_are_served_as_there_is_declared_room_for(database: Path, members: Json) -> None:
+    body = json.dumps({"model": MODEL, "input": "x" * 265_000, **members}).encode()
+    counted = len(body) - admission.UNCOUNTED
+    fields = (f"content-length: {len(body)}", "connection: close")
+    async with (
+        open_file_world(database, PLAIN, max_held_bytes=4 * counted + counted // 2) as world,
+        AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(open_client(world.port)) for _ in range(9)]
+        for client in clients:
+            await client.stream.send_all(head("/v1/responses", *fields) + body[:-1])
+        for client in clients[4:]:
+            # Nothing of theirs was kept, so all of them hear it before any body has ended.
+            await client.read_head()
+            ledger.fault()
+            assert client.status == 429
+        for client in clients[:4]:
+            await client.stream.send_all(body[-1:])
+            await client.read_head()
+            assert client.status == 200
+            await client.read()
+        with trio.fail_after(PATIENCE):
+            while world.gateway.admission.bytes_left < 4 * counted + counted // 2:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_what_a_refused_request_had_is_free_when_it_reads_the_refusal(database: Path) -> None:
+    body = {"model": MODEL, "input": "x" * 400_000}
+    async with open_file_world(database, PLAIN, max_held_bytes=500_000) as world:
+        for _ in range(20):
+            status, error = await world.refused(**body, previous_response_id="resp_unknown")
+            assert (status, error["code"]) == (400, "previous_response_not_found")
+            assert world.gateway.admission.bytes_left == 500_000
+            ledger.fault()
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -129,7 +180,7 @@ async def test_the_body_of_a_turn_that_outlives_its_request_counts_until_it_ends
                 pass
         world.upstream.release()
         with trio.fail_after(PATIENCE):
-            while world.gateway.budget.left < 1_000_000:
+            while world.gateway.admission.bytes_left < 1_000_000:
                 await trio.lowlevel.checkpoint()
 
 
@@ -149,7 +200,7 @@ async def test_histories_that_are_too_much_together_get_429(database: Path, back
             await world.create(input="small")
             world.upstream.release()
         with trio.fail_after(PATIENCE):
-            while world.gateway.budget.left < 1_000_000:
+            while world.gateway.admission.bytes_left < 1_000_000:
                 await trio.lowlevel.checkpoint()
         await world.create(**more)
 
@@ -167,13 +218,12 @@ async def test_a_turn_that_goes_on_without_its_client_keeps_its_place(database: 
         await check_served(world)
 
 
-async def test_a_request_whose_body_never_comes_gives_its_place_back(
+async def test_a_request_whose_body_never_comes_is_cut_off(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, body_timeout=0.5)
     async with open_file_world(database, max_concurrent_requests=1) as world, open_client(world.port) as slow:
         await slow.stream.send_all(head("/v1/responses", "content-length: 999") + b"{")
-        await until_refused(world, 429)
         ledger.fault()
         status, _, _ = await answer_to(slow)
         assert status == 408

@@ -1,6 +1,6 @@
 """One run: a world drawn from a seed, in Trio's virtual time, by a schedule drawn from the same seed.
 
-The world locks the whole gateway (connections, routes, turns, the real store, the upstream's transport),
+The world holds the whole gateway (connections, routes, turns, the real store, the upstream's transport),
 two to five clients and a model server, on streams in memory. Clients leave, the model server fails, the
 disk fails, the gateway is stopped or killed and started again. Then everything heals, and what each
 client was promised is checked: see ``judge.py``.

@@ -56,7 +56,7 @@ class RawClient:
         return not isinstance(event, h11.EndOfMessage | h11.ConnectionClosed)
 
     async def read_until(self, mark: bytes) -> None:
-        """Read until the body locks ``mark``. Raises h11.RemoteProtocolError if it is cut short."""
+        """Read until the body holds ``mark``. Raises h11.RemoteProtocolError if it is cut short."""
         with trio.fail_after(PATIENCE):
             while mark not in self.body:
                 assert await self._next(), self.body

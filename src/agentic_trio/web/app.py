@@ -8,7 +8,7 @@ from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
 from agentic_trio.web import conversations, health, openapi, relay, responses
-from agentic_trio.web.dispatch import GatewayApp, error_reply, name_request, this_request
+from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
 from agentic_trio.web.websocket import NoWebSocket
 
 if TYPE_CHECKING:
@@ -30,19 +30,12 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     # Otherwise a doubled slash is answered with a redirect: an HTML page that repeats the Host header.
     app.url_map.merge_slashes = False
     app.config["RESPONSE_TIMEOUT"] = None
-    for blueprint in (
-        responses.routes,
-        conversations.routes,
-        relay.routes,
-        health.routes,
-        openapi.routes,
-    ):
-        app.register_blueprint(blueprint)
+    app.direct = {}
+    for routes in (responses.routes, conversations.routes, relay.routes, health.routes, openapi.routes):
+        app.register_blueprint(routes)
+        app.direct |= routes.direct
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
-    app.direct = {("POST", "/v1/responses"): responses.respond} | {
-        ("POST", path): relay.relay_as_is for path in relay.PATHS
-    }
     app.asgi_websocket_class = NoWebSocket
     app.after_request(_name_request)
     if gateway is not None:
@@ -66,8 +59,9 @@ def attach(app: GatewayApp, gateway: Gateway) -> None:
 
 
 async def _name_request(response: Response) -> Response:
-    return name_request(this_request(), response)
+    response.headers["x-request-id"] = this_request().context.request_id
+    return response
 
 
 async def _error_response(error: Exception) -> Response:
-    return error_reply(this_request(), error).response()
+    return (await refuse(this_request(), error)).response()

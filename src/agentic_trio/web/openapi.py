@@ -8,20 +8,23 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from quart import Blueprint, Response
 
-from agentic_trio.web.dispatch import json_response
+from agentic_trio.web.dispatch import Routes
+from agentic_trio.web.reply import Reply
 
-routes = Blueprint("openapi", __name__)
+if TYPE_CHECKING:
+    from agentic_trio.web.scope import RequestScope
+
+routes = Routes("openapi")
 
 
-@routes.get("/openapi.json")
-async def openapi() -> Response:
+@routes.handle("GET", "/openapi.json")
+async def openapi(request: RequestScope) -> Reply:
     """Serve the document."""
-    return json_response(_encoded())
+    return Reply(_encoded())
 
 
 @cache
