@@ -76,6 +76,7 @@ def draw(random: Random) -> Plan:
         max_concurrent_requests=random.choice((3, 1000, 1000)),
         conversation_wait=random.choice((0.0, 0.0, 3.0)),
         port=1,
+        allowed_hosts=("gateway",),
     )
     plan = Plan(clients=random.randint(2, 5), requests=random.randint(2, 5), config=config)
     if random.random() < 0.6:

@@ -36,7 +36,7 @@ class RawClient:
 
     async def request(self, method: str, target: str, body: Any = None, **headers: str) -> None:
         content = b"" if body is None else json.dumps(body).encode()
-        fields = {"host": "x", "content-length": str(len(content))}
+        fields = {"host": "localhost", "content-length": str(len(content))}
         fields |= {name.replace("_", "-"): value for name, value in headers.items()}
         request = h11.Request(method=method, target=target, headers=list(fields.items()))
         data = self._parser.send(request) or b""

@@ -167,8 +167,8 @@ def test_no_path_or_query_makes_the_gateway_fail(requests: list[tuple[str, str]]
         st.sampled_from(
             [
                 b"GET / HTTP/1.1\r\n",
-                b"Host: x\r\n",
-                b"Host: x\r\n\r\n",
+                b"Host: localhost\r\n",
+                b"Host: localhost\r\n\r\n",
                 b"POST /v1/responses HTTP/1.1\r\n",
                 b"Content-Length: 5\r\n",
                 b"Transfer-Encoding: chunked\r\n\r\n",

@@ -57,15 +57,16 @@ class EventLog:
             self._forget()
         self._readers.unpark_all()
 
-    def wake_if_quiet(self) -> None:
-        """Wake the readers with no events, if none have come since the last call.
+    def wake_if_quiet(self) -> bool:
+        """Wake the readers with no events, if none have come since the last call; returns whether.
 
         One clock serves all streams: a deadline on each wait of each reader would be a cost of every event.
         """
-        if self._quiet:
+        quiet, self._quiet = self._quiet, True
+        if quiet:
             self._wakes += 1
             self._readers.unpark_all()
-        self._quiet = True
+        return quiet
 
     @classmethod
     def of(cls, events: Sequence[bytes]) -> EventLog:

@@ -143,6 +143,16 @@ class Turn:
         """The events as objects, from the first one until the turn has ended."""
         return TurnEvents(self.log)
 
+    def wake_if_quiet(self) -> None:
+        """Let readers send a comment, if nothing has happened since the last call.
+
+        A stream whose model server has sent no head by then begins without it, if that is configured: its
+        id leaves, and a refusal that comes later is told as events.
+        """
+        bridges = self.call.stream and self._services.config.bridge_silence
+        if self.log.wake_if_quiet() and bridges and self.recording.row is Row.ANNOUNCED:
+            self._tell(self._response.begin())
+
     def cancel(self, reason: GatewayError | None = None) -> None:
         """End the turn from outside its owner. Readers are told ``reason``."""
         self._reason = reason
@@ -242,13 +252,16 @@ class Turn:
         if streamed:
             await self._follow_stream(answer)
         else:
-            self._response.receive_json(await answer.body())
+            body = await answer.body()
+            self._ticket.charge(len(body))
+            self._response.receive_json(body)
 
     async def _follow_stream(self, answer: Answer) -> None:
         with trio.CancelScope() as lingering:
             async for chunk in answer.chunks:
                 if self._response.ended:
                     continue
+                self._ticket.charge(len(chunk))
                 self._log(self._response.receive(chunk))
                 if self._response.ended:
                     lingering.deadline = trio.current_time() + LINGER

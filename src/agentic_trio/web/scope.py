@@ -15,6 +15,7 @@ from agentic_trio.gateway.admission import Ticket
 from agentic_trio.minting import mint_id
 from agentic_trio.web.encodings import decoded
 from agentic_trio.web.forwarding import to_model_server
+from agentic_trio.web.reply import Reply
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -147,6 +148,15 @@ class RequestScope:
             self.ticket.reserve(size)
 
         return await decoded(body, encoding, take)
+
+    def reply(self, body: bytes) -> Reply:
+        """A reply of JSON text that was read from the store, counted until it has been sent.
+
+        Raises:
+            TooManyRequests: too many clients have not read theirs.
+        """
+        self.ticket.reserve(len(body))
+        return Reply(body)
 
     def watch(self) -> None:
         """Cancel the nursery when the client leaves. The body has been read, or never will be."""
