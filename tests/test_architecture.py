@@ -14,7 +14,7 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "minting"),
+    ("config", "context", "errors", "minting", "settings"),
     ("net", "http1", "wire"),
     ("store", "upstream"),
     ("gateway",),

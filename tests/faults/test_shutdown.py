@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from agentic_trio.cli.main import HARD_STOP_SLACK
+from agentic_trio.cli.run import HARD_STOP_SLACK
 from tests.fake_upstream import Script, Text, open_fake_upstream
 from tests.oracles import check_error, check_event_stream
 from tests.web.harness import MODEL, NOWHERE, parse_raw, said
