@@ -256,17 +256,28 @@ def test_origins_are_separated_by_commas(text: str, origins: tuple[str, ...]) ->
     assert parse_origins(text) == origins
 
 
+TEXTS: dict[str, tuple[str, Any]] = {
+    "llm_api_base": ("https://host", "https://host"),
+    "db_url": ("sqlite://x.db", "sqlite://x.db"),
+    "cors_allowed_origins": ("https://a.example,*", ("https://a.example", "*")),
+    "client_auth": ("replace", "replace"),
+    "on_disconnect": ("finish", "finish"),
+    "strict_parameters": ("true", True),
+    "list_endpoints": ("1", True),
+    "host": ("::1", "::1"),
+    "openai_api_key": ("null", "null"),
+}
+"""Field -> a text and its value. All others are numbers."""
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
-    each = SETTINGS[name]
-    texts = {"llm_api_base": "https://host", "db_url": "sqlite://x.db", "openai_api_key": SECRET}
-    text = texts.get(name) or (each.choices[-1] if each.choices else "true" if each.type is bool else "7")
-    config = Config.from_env({f"AGENTIC_TRIO_{name.upper()}": text, "OPENAI_API_KEY": SECRET})
-    value = getattr(config, name)
-    assert str(value) == {"cors_allowed_origins": "('7',)", "list_endpoints": "True"}.get(
-        name, "True" if each.type is bool else f"{text}.0" if each.type is float else text
-    )
-    assert config.source_of(name) == Source("variable", f"AGENTIC_TRIO_{name.upper()}")
+    text, value = TEXTS.get(name, (" 7 ", 7))
+    variable = f"AGENTIC_TRIO_{name.upper()}"
+    config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
+    assert getattr(config, name) == value
+    assert type(getattr(config, name)) is type(getattr(Config(openai_api_key=SECRET), name))
+    assert config.source_of(name) == Source("variable", variable)
 
 
 def test_a_variable_of_our_own_wins_over_an_older_name() -> None:
@@ -385,7 +396,10 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(file: Path) 
 
 def test_what_a_program_gives_is_known_as_that() -> None:
     assert Config(port=1).source_of("port") == Source("program")
-    assert Config.from_env({"GATEWAY_PORT": "1"}, port=2).source_of("port") == Source("program")
+    config = Config.from_env({"GATEWAY_PORT": "1", "GATEWAY_HOST": "h"}, port=2)
+    assert config.source_of("port") == Source("program")
+    assert dataclasses.replace(config, port=3).source_of("host") == Source("variable", "GATEWAY_HOST")
+    assert dataclasses.replace(config, host="i").source_of("host") == Source("program")
 
 
 @pytest.mark.parametrize(

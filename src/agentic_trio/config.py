@@ -96,7 +96,7 @@ class Config:
     ``SETTINGS`` has what is declared here, by name; docs/configuration.md shows it.
 
     Attributes:
-        sources: where values came from, for those that were read from flags, variables or a file.
+        found: what was read from flags, variables and a file; :meth:`source_of` looks there.
 
     Raises:
         ConfigError: a value can't be used. The message is one line and names the field.
@@ -325,13 +325,13 @@ class Config:
         help="serve lists of responses and conversations",
         more="`GET /v1/responses` and `GET /v1/conversations` are not in OpenAI's API.",
     )
-    sources: dict[str, Source] = field(default_factory=dict, repr=False, compare=False)
+    found: dict[str, Found] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, each in SETTINGS.items():
             if problem := each.problem(getattr(self, name)):
-                source = self.sources.get(name)
-                raise ConfigError(f"{problem} (set by {source.name})" if source else problem)
+                setter = self.source_of(name).name
+                raise ConfigError(f"{problem} (set by {printable(setter)})" if setter else problem)
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
 
@@ -347,9 +347,11 @@ class Config:
 
     def source_of(self, name: str) -> Source:
         """Where the value of a setting came from."""
-        if source := self.sources.get(name):
-            return source
-        return Source("default" if getattr(self, name) == SETTINGS[name].default else "program")
+        value, found = getattr(self, name), self.found.get(name)
+        # dataclasses.replace() may have put another value in its place.
+        if found is not None and found.value is value:
+            return found.source
+        return Source("default" if value == SETTINGS[name].default else "program")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, /, **overrides: Any) -> Config:
@@ -385,9 +387,7 @@ class Config:
         file = file or environ.get(CONFIG_VARIABLE)
         in_file = read_file(SETTINGS, file) if file else {}
         found = {**in_file, **read_variables(SETTINGS, environ), **given}
-        values = {name: each.value for name, each in found.items()}
-        sources = {name: each.source for name, each in found.items() if each.source.kind != "program"}
-        return cls(**values, sources=sources)
+        return cls(**{name: each.value for name, each in found.items()}, found=found)
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(settings_of(Config))
@@ -402,7 +402,7 @@ def log_sources(config: Config) -> None:
 
     Nothing is logged if it came from neither.
     """
-    used = {source for source in config.sources.values() if source.kind in ("variable", "file")}
-    if used:
-        names = sorted(f"{source.kind} {printable(source.name)}" for source in used)
+    used = {config.source_of(name) for name in config.found}
+    names = sorted(f"{kind} {printable(name)}" for kind, name in used if kind in ("variable", "file"))
+    if names:
         logging.getLogger(__name__).info("settings come from %s", ", ".join(names))

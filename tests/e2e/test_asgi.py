@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+from agentic_trio.asgi import GatewayLifespan, app
 from tests.fake_upstream import FakeUpstream, open_fake_upstream
 from tests.oracles import check_event_stream
 from tests.web.raw import open_raw, open_under_way
@@ -91,3 +94,26 @@ async def test_bad_configuration_is_named_and_keeps_it_from_starting(tmp_path: P
     with trio.fail_after(60):
         await process.wait()  # hypercorn's own exit code is 0 then
     assert "db_url must be sqlite://" in (tmp_path / "log").read_text()
+
+
+async def test_the_log_names_the_variables_that_were_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name in [name for name in os.environ if name not in environment()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite://{tmp_path / 'x.db'}")
+    sent: list[str] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.shutdown" if sent else "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope: Any = {"type": "lifespan", "asgi": {}, "state": {}}
+    await GatewayLifespan(app, scope)(receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert [text for text in caplog.messages if "settings" in text] == [
+        "settings come from variable DATABASE_URL"
+    ]

@@ -16,7 +16,6 @@ from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.server.serve import serve
-from agentic_trio.settings import Source
 from agentic_trio.store.contract import StoreError
 
 if TYPE_CHECKING:
@@ -70,15 +69,10 @@ async def _serve_local(config: Config) -> None:
             base = await nursery.start(run_local_model)
         except LocalModelError as error:
             raise ConfigError(str(error)) from error
-        await _serve(_for_local_model(config, base))
+        # llama.cpp closes a connection after a streamed answer without having said that it would.
+        retries = max(config.upstream_retries, LOCAL_RETRIES)
+        await _serve(replace(config, llm_api_base=base, upstream_retries=retries))
         nursery.cancel_scope.cancel()
-
-
-def _for_local_model(config: Config, base: str) -> Config:
-    # llama.cpp closes a connection after a streamed answer without having said that it would.
-    retries = max(config.upstream_retries, LOCAL_RETRIES)
-    sources = {**config.sources, "llm_api_base": Source("flag", "--local")}
-    return replace(config, llm_api_base=base, upstream_retries=retries, sources=sources)
 
 
 async def _serve(config: Config) -> None:
