@@ -1,4 +1,4 @@
-"""What ``store/base.py`` promises of conversations and deletions, of every backend."""
+"""What ``store/contract.py`` promises of conversations and deletions, of every backend."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, ServiceU
 from agentic_trio.store.contract import (
     HistoryTooLarge,
     ItemAlreadyInConversation,
+    KeyInUse,
     Missing,
     NotEnded,
     StoreError,
@@ -66,6 +67,14 @@ def _thread_full(_: ThreadFull) -> GatewayError:
     )
 
 
+def _key_in_use(_: KeyInUse) -> GatewayError:
+    return InvalidRequest(
+        "A request with this Idempotency-Key is in progress. Please retry in a few seconds.",
+        status=409,
+        code="idempotency_key_in_use",
+    )
+
+
 def _cannot_delete(_: NotEnded) -> GatewayError:
     return InvalidRequest("Cannot delete an in-flight response.")
 
@@ -73,6 +82,7 @@ def _cannot_delete(_: NotEnded) -> GatewayError:
 REFUSALS: Translations = {
     Missing: _not_found,
     NotEnded: _cannot_delete,
+    KeyInUse: _key_in_use,
     ItemAlreadyInConversation: lambda _: item_already_in_conversation("items"),
     ThreadFull: _thread_full,
 }

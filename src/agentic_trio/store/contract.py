@@ -70,6 +70,18 @@ class NotEnded(StoreRefusal):
         self.id = id
 
 
+class KeyInUse(StoreRefusal):
+    """The idempotency key belongs to another response.
+
+    Attributes:
+        id: that response's.
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One item of a thread.
@@ -118,6 +130,8 @@ class Announcement:
         body: the response as it is now, without ``output``.
         input: the turn's own input, kept so that a turn that a crash ended can be continued.
         fingerprint: tells a repeat of the request from another request; None if it has no key.
+        key: what ``keyed`` finds it by: a digest of its idempotency key and of whatever else a repeat must
+            have in common with it, such as the credentials. None if it can't be repeated.
     """
 
     owner: str
@@ -130,6 +144,7 @@ class Announcement:
     open_calls: frozenset[str]
     body: bytes
     fingerprint: bytes | None = None
+    key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +158,7 @@ class Ending:
         open_calls: the calls that have no output once input and output are added.
         body: the final response without ``output``, whose items are in ``output`` below.
         fingerprint: as it was announced.
+        key: as it was announced.
         events: the whole stream, one element an event, if it may be read again.
     """
 
@@ -157,6 +173,7 @@ class Ending:
     open_calls: frozenset[str]
     body: bytes
     fingerprint: bytes | None = None
+    key: bytes | None = None
     events: Sequence[bytes] = ()
 
 
@@ -242,6 +259,7 @@ class Store(Protocol):
         A second announcement replaces the first. A response that has ended is left alone.
 
         Raises:
+            KeyInUse: its key belongs to another response.
             Missing: the conversation is gone.
         """
 
@@ -254,6 +272,9 @@ class Store(Protocol):
         go into a new thread that forks at ``base``, as do those of a turn whose conversation was
         deleted meanwhile. The ending replaces the announcement; a second ending changes nothing.
 
+        A key that belongs to another response stays with it: what the model has written is kept all the
+        same, and can't be found by the key.
+
         Raises:
             ThreadFull: its history is as long as one can be.
         """
@@ -263,6 +284,13 @@ class Store(Protocol):
 
     async def response(self, owner: str, id: str) -> StoredResponse:
         """Read a response. While it is under way it has no output. Raises Missing."""
+
+    async def keyed(self, owner: str, key: bytes) -> StoredResponse | None:
+        """Read the response, ended or under way, that has this key; None if there is none.
+
+        A key belongs to the first response that is recorded with it, until that response is withdrawn or
+        deleted.
+        """
 
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
         """Read the stream of a turn that has ended, one element an event; empty if it isn't kept.

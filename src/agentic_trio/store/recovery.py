@@ -34,11 +34,12 @@ class Announced(NamedTuple):
     pending: bytes
     body: bytes
     fingerprint: bytes | None
+    idempotency_key: bytes | None
 
 
 _ANNOUNCED = """
     SELECT key, response.owner, response.id, response.created_at, response.thread, base,
-        conversation.id AS name, response.open, pending, body, fingerprint
+        conversation.id AS name, response.open, pending, body, fingerprint, idempotency_key
     FROM response LEFT JOIN conversation ON conversation.thread = response.conversation
     WHERE pending IS NOT NULL
 """
@@ -81,6 +82,7 @@ def _fail_whole(connection: sqlite3.Connection, row: Announced, failed: Callable
         open_calls=load_calls(row.open),
         body=failed(row.body),
         fingerprint=row.fingerprint,
+        key=row.idempotency_key,
     )
     end(connection, ending)
 

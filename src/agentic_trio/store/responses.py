@@ -14,6 +14,7 @@ from agentic_trio.store.contract import (
     Ending,
     History,
     Item,
+    KeyInUse,
     Missing,
     NotEnded,
     Place,
@@ -61,6 +62,7 @@ class Found(NamedTuple):
     pending: bytes | None
     body: bytes
     fingerprint: bytes | None
+    idempotency_key: bytes | None
 
     def end(self, id: str) -> Place:
         """Where the history after this response ends. Raises NotEnded."""
@@ -120,6 +122,18 @@ def response(connection: sqlite3.Connection, owner: str, id: str) -> StoredRespo
     return StoredResponse(id, found.status.decode(), found.body, items, found.fingerprint)
 
 
+def keyed(connection: sqlite3.Connection, owner: str, key: bytes) -> StoredResponse | None:
+    """See ``Store.keyed``."""
+    id = _id_of_key(connection, owner, key)
+    return None if id is None else response(connection, owner, id)
+
+
+def _id_of_key(connection: sqlite3.Connection, owner: str, key: bytes) -> str | None:
+    statement = "SELECT id FROM response WHERE owner = :owner AND idempotency_key = :key"
+    row = connection.execute(statement, {"owner": owner, "key": key}).fetchone()
+    return None if row is None else row[0].decode()
+
+
 def output(
     connection: sqlite3.Connection, thread: int | None, first: int | None, last: int | None
 ) -> Sequence[bytes]:
@@ -157,6 +171,7 @@ _RECORDED = (
     "pending",
     "body",
     "fingerprint",
+    "idempotency_key",
 )
 _TEXTS = frozenset({"pending", "body"})
 """Given as bytes, and stored as text."""
@@ -178,6 +193,9 @@ def announce(connection: sqlite3.Connection, announcement: Announcement) -> None
         conversation = conversations.thread_of(connection, announcement.owner, announcement.conversation)
         if conversation is None:
             raise Missing("conversation", announcement.conversation)
+    holder = _other_holder(connection, announcement)
+    if holder is not None:
+        raise KeyInUse(holder)
     base = announcement.base
     places = {
         "thread": base.thread if base else None,
@@ -186,8 +204,15 @@ def announce(connection: sqlite3.Connection, announcement: Announcement) -> None
         "last": None,
         "conversation": conversation,
         "pending": _dump_items(announcement.input),
+        "idempotency_key": announcement.key,
     }
     connection.execute(_RECORD, _values(announcement) | places)
+
+
+def _other_holder(connection: sqlite3.Connection, turn: Announcement | Ending) -> str | None:
+    """The id of another response that has this turn's key."""
+    holder = None if turn.key is None else _id_of_key(connection, turn.owner, turn.key)
+    return None if holder == turn.id else holder
 
 
 def _values(turn: Announcement | Ending) -> dict[str, Any]:
@@ -251,6 +276,7 @@ def _record(connection: sqlite3.Connection, ending: Ending, head: Place, convers
         "last": head.position,
         "conversation": conversation,
         "pending": None,
+        "idempotency_key": ending.key if _other_holder(connection, ending) is None else None,
     }
     connection.execute(_RECORD, _values(ending) | places)
 

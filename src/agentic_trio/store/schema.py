@@ -91,6 +91,14 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE INDEX conversation_owner ON conversation (owner, thread)",
         "PRAGMA user_version = 1",
     ),
+    (
+        "ALTER TABLE response ADD COLUMN idempotency_key BLOB",
+        """
+        CREATE UNIQUE INDEX response_idempotency_key ON response (owner, idempotency_key)
+            WHERE idempotency_key IS NOT NULL
+        """,
+        "PRAGMA user_version = 2",
+    ),
 )
 """The statements that lead from each version to the next; the last of each sets the version."""
 

@@ -123,6 +123,9 @@ class SqliteStore:
     async def response(self, owner: str, id: str) -> StoredResponse:
         return await self._read(responses.response, owner, id)
 
+    async def keyed(self, owner: str, key: bytes) -> StoredResponse | None:
+        return await self._read(responses.keyed, owner, key)
+
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
         return await self._read(responses.events, owner, id)
 
