@@ -28,6 +28,10 @@ APPENDING = frozenset({"completed", "incomplete"})
 """The endings that may append to the thread they continue; the others always fork."""
 
 
+SWEEP_LIMIT = 500
+"""Rows that one call of ``sweep`` erases, so that the writes of turns don't wait long."""
+
+
 class StoreError(Exception):
     """The store failed: its disk is full, read-only, locked or broken. The cause is chained."""
 
@@ -359,8 +363,8 @@ class Store(Protocol):
     async def find_items(self, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
         """Look up issued ids: the JSON text of each item that is known. Names that clients chose are not.
 
-        An item is known as long as any history holds it, whatever response or conversation was deleted.
-        A partial one never is.
+        An item is known while a response that has not been deleted, or a response under way, has it in its
+        history or its output, or while a conversation holds it now. A partial one never is.
         """
 
     async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
@@ -396,6 +400,17 @@ class Store(Protocol):
 
     async def fail(self, owner: str, id: str, end: Callable[[bytes], bytes]) -> None:
         """Record one response as ``recover`` does. One that has ended, or is unknown, is left alone."""
+
+    async def deletions(self) -> int:
+        """A mark that stands for everything deleted until now, for ``sweep``; 0 if nothing is left of it."""
+
+    async def sweep(self, mark: int, limit: int = SWEEP_LIMIT) -> int:
+        """Erase what was deleted before ``mark`` and nothing reaches: from the disk, not only from sight.
+
+        Erases ``limit`` rows or a few more, and returns how many; fewer than ``limit`` mean that nothing is
+        left to erase. The caller sees to it that every turn which was running when the mark was taken has
+        been recorded: it may continue a history that was deleted meanwhile.
+        """
 
     async def probe(self) -> None:
         """Prove that the store can be written to now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from agentic_trio.store import erasure
 from agentic_trio.store.contract import Conversation, Item, ItemAlreadyInConversation, Missing, Place
 from agentic_trio.store.paging import page_of_view
 from agentic_trio.store.threads import (
@@ -100,9 +101,9 @@ def update(connection: sqlite3.Connection, owner: str, id: str, metadata: bytes)
 
 def delete(connection: sqlite3.Connection, owner: str, id: str) -> None:
     """See ``Store.delete_conversation``."""
-    statement = "DELETE FROM conversation WHERE owner = :owner AND id = :id"
-    if connection.execute(statement, {"owner": owner, "id": id}).rowcount == 0:
-        raise Missing("conversation", id)
+    found = find(connection, owner, id)
+    connection.execute("DELETE FROM conversation WHERE thread = :thread", {"thread": found.thread})
+    erasure.leave(connection, found.place())
 
 
 def items(connection: sqlite3.Connection, owner: str, id: str, query: PageQuery) -> Page:
@@ -166,6 +167,7 @@ def delete_item(
         opens, closes = effect(data)
         calls = calls - closes | opens
     set_open(connection, found.thread, calls)
+    erasure.leave(connection, found.place())
     return Conversation(id, found.created_at, found.metadata)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from agentic_trio.store import conversations
+from agentic_trio.store import conversations, erasure
 from agentic_trio.store.contract import (
     APPENDING,
     Announcement,
@@ -25,7 +25,6 @@ from agentic_trio.store.paging import page_of_list, page_of_view
 from agentic_trio.store.threads import (
     CHAIN,
     CONVERSATION,
-    MAX_POSITION,
     append,
     dump_calls,
     key,
@@ -197,6 +196,7 @@ def announce(connection: sqlite3.Connection, announcement: Announcement) -> None
     if holder is not None:
         raise KeyInUse(holder)
     base = announcement.base
+    erasure.revive(connection, base.thread if base else None)
     places = {
         "thread": base.thread if base else None,
         "base": base.position if base else None,
@@ -255,11 +255,13 @@ def _has_ended(connection: sqlite3.Connection, owner: str, id: str) -> bool:
 def _may_append(
     connection: sqlite3.Connection, ending: Ending, base: Place, conversation: int | None
 ) -> bool:
-    statement = "SELECT kind, head FROM thread WHERE id = :thread AND owner = :owner"
+    statement = "SELECT kind, head, living FROM thread WHERE id = :thread AND owner = :owner"
     row = connection.execute(statement, {"thread": base.thread, "owner": ending.owner}).fetchone()
     if row is None or base.position > row[1]:
         raise StoreError("the history that this turn continues is gone")
-    kind, head = row
+    kind, head, living = row
+    if not living:
+        erasure.revive(connection, base.thread)
     if ending.status not in APPENDING or base.position != head:
         return False
     if kind == CONVERSATION.encode():
@@ -312,10 +314,10 @@ def prune_events(connection: sqlite3.Connection, before: int) -> int:
 
 def withdraw(connection: sqlite3.Connection, owner: str, id: str) -> None:
     """See ``Store.withdraw``."""
-    connection.execute(
-        "DELETE FROM response WHERE owner = :owner AND id = :id AND pending IS NOT NULL",
-        {"owner": owner, "id": id},
-    )
+    statement = "SELECT thread, base FROM response WHERE owner = :owner AND id = :id AND pending IS NOT NULL"
+    row = connection.execute(statement, {"owner": owner, "id": id}).fetchone()
+    if row is not None:
+        _delete(connection, owner, id, place_of(*row))
 
 
 _DELETE = (
@@ -326,28 +328,14 @@ _DELETE = (
 
 def delete_response(connection: sqlite3.Connection, owner: str, id: str) -> None:
     """See ``Store.delete_response``."""
-    find(connection, owner, id).end(id)
+    _delete(connection, owner, id, find(connection, owner, id).end(id))
+
+
+def _delete(connection: sqlite3.Connection, owner: str, id: str, end: Place | None) -> None:
     for statement in _DELETE:
         connection.execute(statement, {"owner": owner, "id": id})
-
-
-_FIND_ITEM = """
-    SELECT data FROM entry JOIN thread ON thread.id = entry.key >> 24
-    WHERE item = :id AND issued = 1 AND owner = :owner
-    AND (dropped IS NULL OR dropped > (entry.key & :mask))
-    ORDER BY key LIMIT 1
-"""
-
-
-def find_items(connection: sqlite3.Connection, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
-    """See ``Store.find_items``."""
-    found = {}
-    for id in ids:
-        values = {"id": id, "owner": owner, "mask": MAX_POSITION}
-        row = connection.execute(_FIND_ITEM, values).fetchone()
-        if row is not None:
-            found[id] = row[0]
-    return found
+    if end is not None:
+        erasure.leave(connection, end)
 
 
 def _dump_items(items: Sequence[Item]) -> bytes:

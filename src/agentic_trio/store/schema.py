@@ -97,6 +97,30 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         CREATE UNIQUE INDEX response_idempotency_key ON response (owner, idempotency_key)
             WHERE idempotency_key IS NOT NULL
         """,
+        "DROP INDEX response_thread",
+        "CREATE INDEX response_thread ON response (thread, last, first)",
+        "ALTER TABLE thread ADD COLUMN living INTEGER NOT NULL DEFAULT 1",
+        "DROP INDEX thread_parent",
+        "CREATE INDEX thread_parent ON thread (parent, living, fork) WHERE parent IS NOT NULL",
+        "CREATE INDEX entry_dropped ON entry (key) WHERE dropped IS NOT NULL",
+        """
+        CREATE TABLE tombstone (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            thread INTEGER NOT NULL,
+            position INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX tombstone_thread ON tombstone (thread, position)",
+        # Version 1 didn't record what had been deleted, so every thread is looked at once.
+        "INSERT INTO tombstone (thread, position) SELECT id, head FROM thread",
+        """
+        WITH RECURSIVE alive (id) AS (
+            SELECT thread FROM response WHERE thread IS NOT NULL
+            UNION SELECT thread FROM conversation
+            UNION SELECT parent FROM thread JOIN alive ON thread.id = alive.id WHERE parent IS NOT NULL
+        )
+        UPDATE thread SET living = 0 WHERE id NOT IN (SELECT id FROM alive)
+        """,
         "PRAGMA user_version = 2",
     ),
 )
@@ -232,6 +256,8 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         raise refuse(path, "its file system can't hold a write-ahead log")
     # Otherwise a statement's journal is a file, made and removed in each transaction.
     connection.execute("PRAGMA temp_store = MEMORY")
+    # Deleted text is overwritten, so that it is not read from the free parts of the file.
+    connection.execute("PRAGMA secure_delete = ON").fetchall()
     # On macOS a plain fsync leaves the data in the drive's cache.
     connection.execute("PRAGMA fullfsync = 1")
     connection.execute("PRAGMA journal_size_limit = 67108864")

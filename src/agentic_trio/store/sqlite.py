@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import trio
 
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.store import conversations, lists, recovery, responses, schema
-from agentic_trio.store.contract import StoreError
+from agentic_trio.store import conversations, erasure, lists, recovery, responses, schema
+from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.failures import store_error, translated
 from agentic_trio.store.writer import RunSync, Writer, run_in_thread
 
@@ -105,6 +105,7 @@ class SqliteStore:
     def __init__(self, writer: Writer, readers: Readers) -> None:
         self.writer = writer
         self._read = readers.read
+        self._swept = False
 
     async def history(
         self, owner: str, *, response: str | None = None, conversation: str | None = None
@@ -169,7 +170,7 @@ class SqliteStore:
         return await self.writer.write(lambda db: conversations.delete_item(db, owner, id, item, effect))
 
     async def find_items(self, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
-        return await self._read(responses.find_items, owner, ids)
+        return await self._read(erasure.find_items, owner, ids)
 
     async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
         return await self._read(conversations.among, owner, id, ids)
@@ -195,11 +196,28 @@ class SqliteStore:
     async def fail(self, owner: str, id: str, end: Callable[[bytes], bytes]) -> None:
         await self.writer.write(lambda db: recovery.fail(db, owner, id, end))
 
+    async def deletions(self) -> int:
+        return await self._read(erasure.deletions)
+
+    async def sweep(self, mark: int, limit: int = SWEEP_LIMIT) -> int:
+        erased = await self.writer.write(lambda db: erasure.sweep(db, mark, limit))
+        self._swept = self._swept or erased > 0
+        if self._swept and erased < limit:
+            # The log still holds the pages as they were before.
+            self._swept = not await self.writer.between(_empty_log)
+        return erased
+
     async def probe(self) -> None:
         def touch(db: sqlite3.Connection) -> None:
             db.execute(schema.MARK)
 
         await self.writer.write(touch)
+
+
+def _empty_log(db: sqlite3.Connection) -> bool:
+    """Move the log into the file and truncate it; False if a reader still needs it."""
+    busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    return not busy
 
 
 class _Database:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
-from agentic_trio.store.failures import attempt, is_database_failure, store_error
+from agentic_trio.store.failures import attempt, is_database_failure, store_error, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +122,16 @@ class Writer:
         result: T = unit.outcome()
         return result
 
+    async def between(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work`` between two batches, outside of any transaction; returns what it does.
+
+        Raises:
+            StoreError: the database failed.
+
+        Cancellation: waits for it.
+        """
+        return await self._run_sync(lambda: _outside(self._connection, work), limiter=self._limiter)
+
     async def _queue(self, unit: _Unit) -> None:
         try:
             # The caller is about to wait for its commit, so it needn't yield to others here.
@@ -169,6 +179,11 @@ class Writer:
             _fail(batch, error)
         else:
             self.batches += 1
+
+
+def _outside(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    with translated():
+        return work(connection)
 
 
 def _fail(batch: list[_Unit], error: Exception) -> None:
