@@ -27,14 +27,8 @@ from agentic_trio.wire.dialect import (
     normal_usage,
 )
 from agentic_trio.wire.ids import MintId, item_prefix
-from agentic_trio.wire.output import (
-    DELTAS,
-    MAX_OUTPUT_ITEMS,
-    Event,
-    OutputItem,
-    decode_event,
-)
-from agentic_trio.wire.output_events import OutputEvents, object_of
+from agentic_trio.wire.output import DELTAS, Event, OutputItem, decode_event
+from agentic_trio.wire.output_events import MAX_OUTPUT_ITEMS, OutputEvents, object_of
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
@@ -198,43 +192,42 @@ class Accumulator:
         )
 
     def _events(self, blocks: Iterable[sse.Block]) -> list[bytes]:
-        out: list[bytes] = []
         for block in blocks:
             if self.ended or block.data == b"[DONE]":
                 break
             try:
-                self._take(block, out)
+                self._take(block)
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 self.fail(UpstreamError("The model server sent something that is not an event."))
             except UpstreamError as error:
                 self.fail(error)
-        return out
+        return self._output.take_sent()
 
-    def _take(self, block: sse.Block, out: list[bytes]) -> None:
+    def _take(self, block: sse.Block) -> None:
         event = decode_event(block.data)
         family = DELTAS.get(event.type)
         if family is not None:
-            self._output.delta(family, event, block, out)
+            self._output.delta(family, event, block)
         else:
             self._output.left -= len(block.data)
-            self._step(event, decode_object(block.data), out)
+            self._step(event, decode_object(block.data))
         if self._output.left < 0 and not self.ended:
             raise UpstreamError("The model server's answer is too large.")
 
-    def _step(self, event: Event, members: JsonObject, out: list[bytes]) -> None:
+    def _step(self, event: Event, members: JsonObject) -> None:
         type = event.type
         if type in ("response.completed", "response.incomplete", "response.failed"):
-            self._terminal(type, object_of(members, "response"), out)
+            self._terminal(type, object_of(members, "response"))
         elif type == "error":
             self.fail(_stream_error(members))
         elif type not in ("response.created", "response.queued", "response.in_progress"):
-            self._output.step(event, members, out)
+            self._output.step(event, members)
 
-    def _terminal(self, type: str, answer: JsonObject, out: list[bytes]) -> None:
+    def _terminal(self, type: str, answer: JsonObject) -> None:
         """The upstream says how the response ended: close what is open, and keep its own words."""
         output = answer.get("output")
         whole = self._ending(type, answer) == "completed"
-        self._output.finish(output if isinstance(output, list) else (), whole=whole, out=out)
+        self._output.finish(output if isinstance(output, list) else (), whole=whole)
         self._conclude(type, answer)
 
     def _ending(self, type: str, answer: JsonObject) -> str:

@@ -39,7 +39,8 @@ def replayed(response: bytes) -> Sequence[bytes]:
     told = [events.event("response.created", begun)]
     if final["output"] or ending != "response.failed":
         told.append(events.event("response.in_progress", begun))
-    events.finish(final["output"], whole=True, out=told)
+    events.finish(final["output"], whole=True)
+    told += events.take_sent()
     # One that was cancelled for no error just ends, as it did when it was told first.
     if final["status"] != "cancelled" or final["error"] is not None:
         told.append(events.event(ending, {"response": msgspec.Raw(response)}))
