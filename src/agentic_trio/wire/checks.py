@@ -1,7 +1,7 @@
 """Checks of a request's members, in the words of OpenAI's API.
 
 A check takes a decoded JSON value and the path that names it, and raises :class:`InvalidRequest`. The
-messages and codes are those that the live API was seen to answer with.
+messages and codes were observed on the live API.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, as OpenAI's messages call it (null is "an object" there)."""
+    """Name the kind of a JSON value as OpenAI's messages do; null is "an object" there."""
     return _KINDS[type(value)]
 
 
@@ -51,7 +51,7 @@ def unknown_parameter(path: str, hint: str = "") -> InvalidRequest:
 
 
 def known(names: Iterable[str], members: Collection[str]) -> None:
-    """Refuse a request's first member that is none of ``members``."""
+    """Refuse the first of a request's member names that is not in ``members``."""
     for name in names:
         if name not in members:
             near = difflib.get_close_matches(name, members, n=1, cutoff=0.7)
@@ -201,7 +201,7 @@ def include(value: Any, path: str) -> None:
 
 
 def tools(value: Any, path: str) -> None:
-    """Tools need a type, functions a name. Types that we don't know go upstream as they are."""
+    """Every tool needs a type, and a function needs a name. Unknown types go upstream as they came."""
     array(value, path)
     for index, tool in enumerate(value):
         where = f"{path}[{index}]"

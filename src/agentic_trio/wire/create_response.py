@@ -1,7 +1,7 @@
-"""``POST /v1/responses``, from its body: where it goes, whether it is right, and what goes upstream.
+"""``POST /v1/responses``, from its body: how it is served, whether it is valid, and what goes upstream.
 
-The body is decoded shallowly: its members stay JSON text, and go upstream and into the echo as that
-text. Only the members that something here depends on are looked into.
+The body is decoded shallowly. Its members stay JSON text and are copied as text into the upstream's
+request and into the Response object. Only members that the gateway depends on are decoded further.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ FIELDS: dict[str, Check] = {
     "previous_response_id": checks.string(),
     "conversation_id": checks.string(),
 }
-"""Member -> its check, in the order in which OpenAI looks at them."""
+"""Member -> its check, in the order in which OpenAI checks them."""
 
 OURS = frozenset(
     {
@@ -73,7 +73,7 @@ OURS = frozenset(
         "truncation",
     }
 )
-"""The members that are acted on here and never go upstream as they came."""
+"""The members that the gateway itself acts on. They never go upstream as they came."""
 
 ECHO_DEFAULTS: Members = {
     "background": b"false",
@@ -101,7 +101,7 @@ ECHO_DEFAULTS: Members = {
     "truncation": b'"disabled"',
     "user": b"null",
 }
-"""The members of a Response object that repeat the request, and what they are where it is silent."""
+"""The members of a Response object that repeat the request -> their values where it has none."""
 
 _ECHO_DEFAULTS: Members = {
     name: b'"%b":%b' % (name.encode(), default) for name, default in ECHO_DEFAULTS.items()
@@ -118,19 +118,20 @@ HOSTED_FIELDS = frozenset(
         "prompt",
     }
 )
-"""The members for what only OpenAI hosts. They are refused: who sends them counts on what they do."""
+"""The members for features that only OpenAI hosts. They are refused, since ignoring one would change
+what the request means."""
 
 OTHER_FIELDS = frozenset({"model", "input", "conversation", "prompt_cache_options"})
 """The members that OpenAI knows beside ``FIELDS`` and ``HOSTED_FIELDS``."""
 
 AGENT_FIELDS = frozenset({"client_metadata", "internal_chat_message_metadata_passthrough"})
-"""What OpenAI's own agents send and its API takes without documenting it."""
+"""Members that OpenAI's own agents send and its API accepts without documenting them."""
 
 KNOWN_FIELDS = FIELDS.keys() | HOSTED_FIELDS | OTHER_FIELDS | AGENT_FIELDS
 
 
 class Routing(msgspec.Struct, gc=False):
-    """What decides which way a request goes."""
+    """The members that decide how a request is served."""
 
     store: bool | None = None
     stream: Any = None
@@ -142,7 +143,7 @@ class Routing(msgspec.Struct, gc=False):
 
     @property
     def relayed(self) -> bool:
-        """Whether the upstream's own answer is what the client gets."""
+        """Whether the client gets the upstream's own answer, byte for byte."""
         return (
             self.store is False
             and self.previous_response_id is None
@@ -158,13 +159,13 @@ _decode_routing = msgspec.json.Decoder(Routing).decode
 
 @dataclass(frozen=True, slots=True)
 class CreateResponse:
-    """A request that is right as far as it can be told without the store.
+    """A request that is valid as far as that can be decided without the store.
 
     Attributes:
-        members: its members' JSON text; those that were null are left out.
-        input: its new items. References are not resolved yet.
-        conversation: the id that either spelling of the member gave.
-        store: whether the turn is kept.
+        members: the JSON text of each member that was not null.
+        input: the new items. References are not resolved yet.
+        conversation: the id, from ``conversation`` or ``conversation_id``.
+        store: whether the turn is stored.
     """
 
     members: Members
@@ -178,7 +179,7 @@ class CreateResponse:
     conversation: str | None
 
     def echo(self) -> bytes:
-        """The Response object's members that repeat this request, as JSON text without braces."""
+        """Return the Response object's members that repeat this request, as JSON text without braces."""
         parts = _ECHO_DEFAULTS.copy()
         for name, value in self.members.items():
             if name in parts:
@@ -192,11 +193,11 @@ class CreateResponse:
         return b'%b,"conversation":{"id":%b},"conversation_id":%b' % (echo, id, id)
 
     def upstream_body(self, items: Sequence[bytes], *, stream: bool) -> bytes:
-        """The stateless request: everything that was sent, with the whole context as its input.
+        """Return the stateless request for the upstream, with the whole context as its input.
 
         Args:
             items: the history's items, then the new ones.
-            stream: whether the upstream shall stream.
+            stream: whether to ask for a stream.
         """
         context = b",".join(items)
         if REFUSAL_PART in context:
@@ -242,10 +243,10 @@ _ECHOED: dict[str, Callable[[Any], Any]] = {
 
 
 def route(body: bytes) -> Routing:
-    """Read as much of a body as decides where it goes.
+    """Read the members of a body that decide how it is served.
 
     Raises:
-        InvalidRequest: it is not a JSON object in UTF-8, or what decides is of the wrong type.
+        InvalidRequest: the body is not a JSON object in UTF-8, or ``store`` is not a boolean.
     """
     try:
         body.decode()
@@ -266,7 +267,7 @@ def invalid_json() -> InvalidRequest:
 
 
 def _members(body: bytes, *, nulls: bool = False) -> Members:
-    """A body's members as JSON text, nulls left out unless they are asked for."""
+    """Return a body's members as JSON text, without those that are null unless ``nulls`` is set."""
     try:
         body.decode()
         raw = _decode_members(body)
@@ -276,7 +277,7 @@ def _members(body: bytes, *, nulls: bool = False) -> Members:
 
 
 def check_member(name: str, members: Members) -> Any:
-    """Decode a member and check it; None if it is absent. Raises InvalidRequest."""
+    """Decode and check a member. Returns None if it is absent. Raises InvalidRequest."""
     text = members.get(name)
     if text is None:
         return None
@@ -286,7 +287,7 @@ def check_member(name: str, members: Members) -> Any:
 
 
 def decode_value(text: bytes) -> Any:
-    """Decode a member's JSON text. Raises InvalidRequest for numbers that no double can hold."""
+    """Decode a member's JSON text. Raises InvalidRequest for a number that no double can represent."""
     try:
         return _decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -294,17 +295,21 @@ def decode_value(text: bytes) -> Any:
 
 
 def parse_object(body: bytes, *, nulls: bool = False) -> JsonObject:
-    """A whole JSON object, nulls at its top left out unless asked for; an empty body is an empty object.
+    """Decode a whole JSON object. An empty body is an empty object.
+
+    Args:
+        body: the request's bytes.
+        nulls: keep members that are null.
 
     Raises:
-        InvalidRequest: it is not a JSON object in UTF-8.
+        InvalidRequest: the body is not a JSON object in UTF-8.
     """
     members = _members(body, nulls=nulls) if body.strip() else {}
     return {name: decode_value(text) for name, text in members.items()}
 
 
 def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) -> CreateResponse:
-    """Check a request that is served here, in OpenAI's order.
+    """Parse and check a request that needs state. Checks run in OpenAI's order.
 
     Args:
         body: the request's bytes.
@@ -312,7 +317,7 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
         strict: refuse members that OpenAI doesn't know; otherwise they go upstream.
 
     Raises:
-        InvalidRequest: in the words of OpenAI's API.
+        InvalidRequest: worded as OpenAI's API words it.
     """
     members = _members(body)
     model = _model(members, body)
@@ -329,7 +334,7 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
     stored = values.get("store") is not False
     background = values.get("background", False)
     if background and not stored:
-        # Nobody could ever read it: the answer to a background request comes by its id alone.
+        # Nobody could ever read it: a background response is only available by its id.
         raise InvalidRequest(
             "A background response must be stored: 'background' can't be true when 'store' is false.",
             code="invalid_value",
@@ -369,7 +374,7 @@ def _refuse_hosted(members: Members) -> None:
 
 
 def nothing_to_answer() -> InvalidRequest:
-    """There is neither input nor history."""
+    """The error for a request with neither input nor history."""
     return InvalidRequest(
         "One of \"input\" or \"previous_response_id\" or 'prompt' or 'conversation' must be provided.",
         code="missing_required_parameter",
@@ -398,14 +403,14 @@ def _no_input(members: Members) -> InvalidRequest:
 
 
 def conversation_id(members: Members, alias: str | None) -> str | None:
-    """The conversation that a request names, by ``conversation`` (an id or ``{"id"}``) or by its alias.
+    """Return the id of the conversation that a request names: ``conversation``, or its alias.
 
     Args:
-        members: the request's.
-        alias: what its ``conversation_id`` says.
+        members: the request's members. ``conversation`` is an id or ``{"id"}``.
+        alias: the value of ``conversation_id``.
 
     Raises:
-        InvalidRequest: neither form, or both members with different ids.
+        InvalidRequest: ``conversation`` has neither form, or the two members disagree.
     """
     id: str | None = None
     if "conversation" in members:

@@ -33,14 +33,14 @@ ITEM_PREFIXES = {
     "apply_patch_call_output": "apco",
     "compaction": "cmp",
 }
-"""Item type -> prefix of the ids that are given to its items."""
+"""Item type -> prefix of the ids that the gateway makes for its items."""
 
 CHECKED_PREFIXES = {
     type: ITEM_PREFIXES[type] for type in ("message", "function_call", "reasoning", "custom_tool_call")
 }
-"""Item type -> what a client's own id for such an item must begin with (observed at OpenAI)."""
+"""Item type -> the prefix that a client's own id must have (observed at OpenAI)."""
 
 
 def item_prefix(type: str) -> str:
-    """The id prefix of an item type; unknown types are plain items."""
+    """Return the id prefix of an item type; unknown types get ``item``."""
     return ITEM_PREFIXES.get(type, "item")

@@ -1,6 +1,6 @@
-"""Items that clients send: checked, brought to the form in which OpenAI stores them, and paired.
+"""Items that clients send: checked, normalised to the form in which OpenAI stores them, and paired.
 
-The form is also what goes upstream. A type that is not known here is kept as it came.
+An item of a type that is not known here is kept as it came.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ OUTPUT_PARTS = ("output_text", "refusal")
 MAX_ID_LENGTH = 128
 
 MAX_INPUT_ITEMS = 10_000
-"""How many items one request may bring. Checking so many takes a tenth of a second, in which no other
-request is served."""
+"""How many items one request may contain. Checking that many takes a tenth of a second."""
 
 CALLS = {"function_call": "function call", "custom_tool_call": "custom tool call"}
-"""Item types that wait for an output, and what OpenAI's messages call them."""
+"""Types of calls that need an output -> what OpenAI's messages call them."""
 
 OUTPUTS = {"function_call_output": "function call", "custom_tool_call_output": "custom tool call"}
-"""Item types that answer a call."""
+"""Types of outputs -> what OpenAI's messages call the calls that they belong to."""
 
 REQUIRED = {
     "function_call": ("call_id", "name", "arguments"),
@@ -39,7 +38,7 @@ REQUIRED = {
     "custom_tool_call": ("call_id", "name", "input"),
     "custom_tool_call_output": ("call_id", "output"),
 }
-"""Item type -> members that it can't do without."""
+"""Item type -> the members that it requires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +46,11 @@ class InputItem:
     """An item of a request.
 
     Attributes:
-        id: the client's, or ours if it gave none.
-        type: ``item_reference`` stands for a stored item, and has no data of its own.
-        data: its JSON text, id included.
-        named: whether the client chose the id.
-        call_id: of a call or of its output.
+        id: the client's id, or one of ours if it gave none.
+        type: the item's type. An ``item_reference`` stands for a stored item and has no data of its own.
+        data: the item's JSON text, including the id.
+        named: whether the client gave the id.
+        call_id: the ``call_id`` of a call or of its output.
     """
 
     id: str
@@ -70,16 +69,16 @@ MEMBERS = {
     "custom_tool_call_output": frozenset({"id", "type", "call_id", "output", "status"}),
     "item_reference": frozenset({"id", "type"}),
 }
-"""Item type -> the members that OpenAI knows; others are refused where parameters are strict."""
+"""Item type -> the members that OpenAI knows. Others are refused with ``strict``."""
 
 AGENT_MEMBERS = frozenset({"internal_chat_message_metadata_passthrough"})
 
 
 def parse_input(value: Any, mint: MintId, *, strict: bool = False) -> list[InputItem]:
-    """The items of a request's ``input``: a string is one user message.
+    """Parse a request's ``input``. A string is one user message.
 
     Raises:
-        InvalidRequest: in the words of OpenAI's API.
+        InvalidRequest: worded as OpenAI's API words it.
     """
     if isinstance(value, str):
         return [_message({"role": "user", "content": value}, "input[0]", mint)] if value else []
@@ -88,7 +87,7 @@ def parse_input(value: Any, mint: MintId, *, strict: bool = False) -> list[Input
 
 
 def parse_items(values: Sequence[Any], path: str, mint: MintId, *, strict: bool = False) -> list[InputItem]:
-    """The items of a list, checked and normalised. Raises InvalidRequest."""
+    """Check and normalise the items of a list. Raises InvalidRequest."""
     return [_item(value, f"{path}[{index}]", mint, strict) for index, value in enumerate(values)]
 
 
@@ -177,7 +176,7 @@ def _message(members: JsonObject, path: str, mint: MintId) -> InputItem:
     elif not isinstance(content, list):
         raise checks.invalid_type(f"{path}.content", "one of a string or array of content parts", content)
     if not content and role == "assistant":
-        # vLLM answers a history that locks an answer without content with 500.
+        # vLLM fails with 500 on a history that contains an assistant message without content.
         content = [{"type": "output_text", "text": ""}]
     members["content"] = [
         _part(part, f"{path}.content[{index}]", allowed) for index, part in enumerate(content)
@@ -208,13 +207,13 @@ def _part(part: Any, path: str, allowed: tuple[str, ...]) -> JsonObject:
 def pair_calls(
     open_calls: frozenset[str], items: Iterable[InputItem], history: Sequence[bytes]
 ) -> frozenset[str]:
-    """Follow calls and their outputs through new input; answer the calls that still wait for one.
+    """Follow calls and outputs through new input, and return the ids of the calls without an output.
 
     Args:
-        open_calls: the calls that wait at the end of the history.
-        items: the new input, references resolved.
-        history: the history's items. An output may repeat one that was given before, so its call may
-            be in any of them.
+        open_calls: the ids of the calls without an output at the end of the history.
+        items: the new input, with references resolved.
+        history: the history's items. Clients repeat outputs that they sent before, so that an output's
+            call may be in any of them.
 
     Raises:
         InvalidRequest: an output whose call is nowhere in the context.
@@ -238,13 +237,13 @@ def pair_calls(
 
 
 def _mentioned(call_id: str, history: Sequence[bytes]) -> bool:
-    """Whether stored items name a call. Their text is ours, so the member has this one spelling."""
+    """Whether stored items name a call. We wrote their text, so the member is always spelled like this."""
     member = b'"call_id":%b' % encode(call_id)
     return any(member in item for item in history)
 
 
 def refuse_dangling(waiting: frozenset[str], items: Iterable[InputItem]) -> None:
-    """Refuse to infer while a call waits for its output. Raises InvalidRequest."""
+    """Refuse a context in which a call has no output. Raises InvalidRequest."""
     if not waiting:
         return
     kinds = {item.call_id: CALLS[item.type] for item in items if item.type in CALLS}
@@ -255,7 +254,7 @@ def refuse_dangling(waiting: frozenset[str], items: Iterable[InputItem]) -> None
 
 
 def opened_calls(items: Iterable[JsonObject]) -> frozenset[str]:
-    """The ``call_id`` of each call among output items."""
+    """Return the ``call_id`` of each call among output items."""
     return frozenset(
         item["call_id"]
         for item in items
@@ -264,11 +263,11 @@ def opened_calls(items: Iterable[JsonObject]) -> frozenset[str]:
 
 
 REFUSAL_PART = b'"type":"refusal"'
-"""How a refusal reads in a stored item, whose spelling is ours."""
+"""How a stored item spells a refusal; we wrote its text."""
 
 
 def refusals_as_text(data: bytes) -> bytes:
-    """An item as model servers take it: vLLM answers a refusal in the context with 500."""
+    """Return an item with refusals as plain text: vLLM fails with 500 on a refusal in the context."""
     if REFUSAL_PART not in data:
         return data
     item = decode_object(data)
@@ -283,17 +282,17 @@ def refusals_as_text(data: bytes) -> bytes:
 
 
 KEPT_SHARE = 0.75
-"""How much of a context that was too long is tried next, by its bytes."""
+"""The share of a context that was too long, in bytes, that is tried next."""
 
 
 def without_oldest(items: Sequence[bytes]) -> list[bytes]:
-    """A context that was too long, without its oldest items, nor the outputs whose calls went with them.
+    """Drop the oldest items of a context that was too long, and the outputs whose calls were dropped.
 
     Args:
         items: stored items, oldest first.
 
     Returns:
-        Fewer items; none if there is nothing left to drop.
+        Fewer items; an empty list if no more can be dropped.
     """
     keep = sum(map(len, items)) * KEPT_SHARE
     first = len(items) - 1
@@ -313,7 +312,7 @@ def without_oldest(items: Sequence[bytes]) -> list[bytes]:
 
 
 class ItemKind(msgspec.Struct, gc=False):
-    """What of a stored item decides how it pairs with others."""
+    """The members of a stored item that decide how it pairs with others."""
 
     type: str = ""
     call_id: str | None = None

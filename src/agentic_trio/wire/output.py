@@ -193,7 +193,7 @@ class OutputItem:
         """Whether it was cut off so early that no model can be asked to go on from it.
 
         That is a call without all of its arguments, and a message or reasoning without any text: vLLM
-        answers a history that holds an item without content with 500.
+        fails with 500 on a history that contains an item without content.
         """
         if not self.cut:
             return False

@@ -2,13 +2,13 @@
 
 An output is a list of items. A message or reasoning item holds parts, and a text grows in each part; a
 call holds one text of its own, its arguments. Items, parts and texts live alike: they are opened, they
-grow by deltas, they are closed once, and an event tells the client of each of these steps.
+grow by deltas, they are closed once, and each of these steps is an event for the client.
 
 An event of the upstream is handled in three moves. Find the item and the :class:`Text` that it is about,
-and open what the upstream forgot to open. Change the text. Send what the client has to be told, under our
-ids and numbers. Closing goes from the inside out: an item closes its parts first, and a part its text.
-Each closing happens once, so that whoever comes first (``done`` events, the final output, the end of the
-stream) counts, and the rest changes nothing.
+and open what the upstream forgot to open. Change the text. Send the events for that, with our ids and
+numbers. Closing goes from the inside out: an item closes its parts first, and a part its text. Each of
+them is closed once, by whatever comes first (its ``done`` event, the final output, the end of the
+stream); what comes later changes nothing.
 
 The rules of the whole stream are those of :mod:`agentic_trio.wire.accumulator`, which knows when an
 output begins and ends.

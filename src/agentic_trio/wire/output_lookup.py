@@ -2,8 +2,8 @@
 
 An event names its item by an id, by a number, by both or by neither, and servers are careless with all of
 them: ids repeat, change between events, or are missing. The newest item that contradicts nothing in the
-event is the one that is meant. Every answer costs a few look-ups in a dictionary, however many items there
-are: an upstream must not be able to make the gateway search.
+event is the one that is meant. Finding it costs a few look-ups in a dictionary, however many items there
+are: searching would let an upstream that sends many items cost their square.
 """
 
 from __future__ import annotations
