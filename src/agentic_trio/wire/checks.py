@@ -60,14 +60,19 @@ def known(names: Iterable[str], members: Collection[str]) -> None:
 
 def invalid_value(path: str, value: str, supported: Sequence[str]) -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid value: '{_short(value)}'. Supported values are: {_listed(supported)}.",
+        f"Invalid value: '{shortened(value)}'. Supported values are: {_listed(supported)}.",
         code="invalid_value",
         param=path,
     )
 
 
-def _short(value: str) -> str:
-    return value if len(value) <= 100 else value[:100] + "..."
+MAX_QUOTED = 100
+"""How many characters of a value or a path a message repeats."""
+
+
+def shortened(text: str) -> str:
+    """Return what a message may repeat of a client's own words: a megabyte of them must not come back."""
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -14,10 +14,17 @@ import msgspec
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
 from agentic_trio.wire.dialect import JsonObject, encode
-from agentic_trio.wire.items import REFUSAL_PART, InputItem, parse_input, refusals_as_text
+from agentic_trio.wire.items import (
+    REFUSAL_PART,
+    InputItem,
+    names_stored_items,
+    parse_input,
+    refusals_as_text,
+)
+from agentic_trio.wire.tools import refuse_unhosted, sent_tools, shown_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from agentic_trio.wire.checks import Check
     from agentic_trio.wire.ids import MintId
@@ -150,7 +157,7 @@ class Routing(msgspec.Struct, gc=False):
             and self.conversation is None
             and self.conversation_id is None
             and self.background is not True
-            and b'"item_reference"' not in bytes(self.input)
+            and not names_stored_items(bytes(self.input))
         )
 
 
@@ -163,12 +170,14 @@ class CreateResponse:
 
     Attributes:
         members: the JSON text of each member that was not null.
+        rewritten: the members that go upstream in other words -> those.
         input: the new items. References are not resolved yet.
         conversation: the id, from ``conversation`` or ``conversation_id``.
         store: whether the turn is stored.
     """
 
     members: Members
+    rewritten: Members
     input: Sequence[InputItem]
     model: str
     store: bool
@@ -204,7 +213,7 @@ class CreateResponse:
             context = b",".join(refusals_as_text(item) for item in items)
         rest = b"".join(
             b'"%b":%b,' % (encode(name)[1:-1], value)
-            for name, value in self.members.items()
+            for name, value in (self.members | self.rewritten).items()
             if name not in OURS
         )
         return b'{%b"input":[%b],"store":false,"stream":%b}' % (
@@ -212,15 +221,6 @@ class CreateResponse:
             context,
             b"true" if stream else b"false",
         )
-
-
-def _echo_tools(tools: list[JsonObject]) -> list[JsonObject]:
-    return [
-        {"description": None, "parameters": None, "strict": None, **tool}
-        if tool.get("type") == "function"
-        else tool
-        for tool in tools
-    ]
 
 
 def _echo_text(text: JsonObject) -> JsonObject:
@@ -236,7 +236,7 @@ def _echo_reasoning(reasoning: JsonObject) -> JsonObject:
 
 
 _ECHOED: dict[str, Callable[[Any], Any]] = {
-    "tools": _echo_tools,
+    "tools": shown_tools,
     "text": _echo_text,
     "reasoning": _echo_reasoning,
 }
@@ -248,6 +248,7 @@ def route(body: bytes) -> Routing:
     Raises:
         InvalidRequest: the body is not a JSON object in UTF-8, or ``store`` is not a boolean.
     """
+    body = without_mark(body)
     try:
         body.decode()
         return _decode_routing(body)
@@ -256,6 +257,11 @@ def route(body: bytes) -> Routing:
         raise invalid_json() from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid_json() from None
+
+
+def without_mark(body: bytes) -> bytes:
+    """Return a body without the byte order mark that some clients put before their JSON."""
+    return body.removeprefix(b"\xef\xbb\xbf")
 
 
 def invalid_json() -> InvalidRequest:
@@ -268,6 +274,7 @@ def invalid_json() -> InvalidRequest:
 
 def _members(body: bytes, *, nulls: bool = False) -> Members:
     """Return a body's members as JSON text, without those that are null unless ``nulls`` is set."""
+    body = without_mark(body)
     try:
         body.decode()
         raw = _decode_members(body)
@@ -308,13 +315,16 @@ def parse_object(body: bytes, *, nulls: bool = False) -> JsonObject:
     return {name: decode_value(text) for name, text in members.items()}
 
 
-def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) -> CreateResponse:
+def parse_create_response(
+    body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = ()
+) -> CreateResponse:
     """Parse and check a request that needs state. Checks run in OpenAI's order.
 
     Args:
         body: the request's bytes.
         mint: makes ids for the items that have none.
         strict: refuse members that OpenAI doesn't know; otherwise they go upstream.
+        hosted: the types of hosted tools that are run for clients.
 
     Raises:
         InvalidRequest: worded as OpenAI's API words it.
@@ -331,6 +341,7 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
     items = parse_input(decode_value(members["input"]), mint, strict=strict) if "input" in members else []
     _refuse_hosted(members)
     values = {name: check_member(name, members) for name in FIELDS if name in members}
+    refuse_unhosted(values.get("tools", ()), values.get("tool_choice"), hosted)
     stored = values.get("store") is not False
     background = values.get("background", False)
     if background and not stored:
@@ -352,6 +363,7 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
         raise nothing_to_answer()
     return CreateResponse(
         members=members,
+        rewritten=_rewritten(values, hosted),
         input=items,
         model=model,
         store=stored,
@@ -361,6 +373,13 @@ def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) ->
         previous_response_id=previous,
         conversation=conversation,
     )
+
+
+def _rewritten(values: JsonObject, hosted: Collection[str]) -> Members:
+    """The members that go upstream in other words than the client's."""
+    tools = values.get("tools", [])
+    sent = sent_tools(tools, hosted)
+    return {"tools": encode(sent)} if len(sent) < len(tools) else {}
 
 
 def _refuse_hosted(members: Members) -> None:
@@ -388,7 +407,7 @@ def _model(members: Members, body: bytes) -> str:
             raise checks.invalid_type("model", "a string", model)
         if model:
             return model
-    elif "model" in _decode_members(body):
+    elif "model" in _decode_members(without_mark(body)):
         raise checks.invalid_type("model", "a string", None)
     raise checks.missing("model")
 

@@ -40,6 +40,17 @@ CHECKED_PREFIXES = {
 }
 """Item type -> the prefix that a client's own id must have (observed at OpenAI)."""
 
+_PREFIXES = frozenset(f"{prefix}_" for prefix in (*ITEM_PREFIXES.values(), "item", "resp", "conv"))
+
+
+def names_another_type(id: str) -> bool:
+    """Whether an id with the wrong prefix is of an object of another type, or none at all.
+
+    Model servers name items as they like (a UUID, the call's id), and clients send such items back: an
+    id that follows no scheme of ours is only a name.
+    """
+    return not id or id[: id.find("_") + 1] in _PREFIXES
+
 
 def item_prefix(type: str) -> str:
     """Return the id prefix of an item type; unknown types get ``item``."""

@@ -6,17 +6,19 @@ An item of a type that is not known here is kept as it came.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
+from agentic_trio.wire.checks import shortened
 from agentic_trio.wire.dialect import JsonObject, decode_object, encode, normal_part
-from agentic_trio.wire.ids import CHECKED_PREFIXES, MintId, item_prefix
+from agentic_trio.wire.ids import CHECKED_PREFIXES, MintId, item_prefix, names_another_type
+from agentic_trio.wire.tools import without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 ROLES = ("assistant", "system", "developer", "user")
 INPUT_PARTS = ("input_text", "input_image", "input_file", "input_audio")
@@ -74,6 +76,35 @@ MEMBERS = {
 AGENT_MEMBERS = frozenset({"internal_chat_message_metadata_passthrough"})
 
 
+class _Reference(msgspec.Struct, gc=False):
+    """The members of an input item that decide whether it is a reference."""
+
+    type: Any = None
+    role: Any = None
+    id: Any = None
+
+
+_decode_references = msgspec.json.Decoder(list[_Reference]).decode
+
+
+def names_stored_items(value: bytes) -> bool:
+    """Whether a request's ``input``, as JSON text, refers to stored items.
+
+    Decoding decides, as JSON text can spell one word in many ways (``"item_\\u0072eference"``).
+    """
+    if not value.startswith(b"["):
+        return False
+    try:
+        items = _decode_references(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return any(_is_reference(item.type, item.role, item.id) for item in items)
+
+
+def _is_reference(type: Any, role: Any, id: Any) -> bool:
+    return type == "item_reference" or (type is None and role is None and id is not None)
+
+
 def parse_input(value: Any, mint: MintId, *, strict: bool = False) -> list[InputItem]:
     """Parse a request's ``input``. A string is one user message.
 
@@ -97,7 +128,8 @@ def _item(value: Any, path: str, mint: MintId, strict: bool) -> InputItem:
     members = {name: member for name, member in value.items() if member is not None}
     type = members.get("type")
     if type is None:
-        type = "item_reference" if "id" in members and "role" not in members else "message"
+        reference = _is_reference(None, members.get("role"), members.get("id"))
+        type = "item_reference" if reference else "message"
     elif not isinstance(type, str):
         raise checks.invalid_type(f"{path}.type", "a string", type)
     if strict and type in MEMBERS:
@@ -130,6 +162,9 @@ def _whole(members: JsonObject, type: str, mint: MintId) -> InputItem:
     named = "id" in members
     id = members.pop("id") if named else mint(item_prefix(type))
     members.pop("type", None)
+    if isinstance(members.get("tools"), list):
+        # An item may bring tools as a request does (tool_search_output, additional_tools).
+        members["tools"] = without_secrets(members["tools"])
     call_id = members.get("call_id")
     return InputItem(
         id,
@@ -146,10 +181,9 @@ def _check_id(id: Any, type: str, path: str) -> None:
     if not isinstance(id, str):
         raise checks.invalid_type(f"{path}.id", "a string", id)
     prefix = CHECKED_PREFIXES.get(type)
-    if prefix is not None and not id.startswith(prefix):
-        shown = id if len(id) <= MAX_ID_LENGTH else id[:MAX_ID_LENGTH] + "..."
+    if prefix is not None and not id.startswith(prefix) and names_another_type(id):
         raise InvalidRequest(
-            f"Invalid '{path}.id': '{shown}'. Expected an ID that begins with '{prefix}'.",
+            f"Invalid '{path}.id': '{shortened(id)}'. Expected an ID that begins with '{prefix}'.",
             code="invalid_value",
             param=f"{path}.id",
         )
@@ -220,6 +254,7 @@ def pair_calls(
     """
     waiting = set(open_calls)
     called = set(open_calls)
+    orphans: dict[str, str] = {}
     for item in items:
         if item.call_id is None:
             continue
@@ -228,18 +263,36 @@ def pair_calls(
             called.add(item.call_id)
         elif item.type in OUTPUTS:
             waiting.discard(item.call_id)
-            if item.call_id not in called and not _mentioned(item.call_id, history):
-                raise InvalidRequest(
-                    f"No tool call found for {OUTPUTS[item.type]} output with call_id {item.call_id}.",
-                    param="input",
-                )
+            if item.call_id not in called:
+                orphans.setdefault(item.call_id, item.type)
+        elif not item.type.endswith("_output"):
+            # A function may answer a call of another type: a tool search that the client executes.
+            called.add(item.call_id)
+    refuse_orphans(orphans, history)
     return frozenset(waiting)
 
 
-def _mentioned(call_id: str, history: Sequence[bytes]) -> bool:
-    """Whether stored items name a call. We wrote their text, so the member is always spelled like this."""
-    member = b'"call_id":%b' % encode(call_id)
-    return any(member in item for item in history)
+def refuse_orphans(outputs: Mapping[str, str], history: Sequence[bytes]) -> None:
+    """Refuse outputs whose calls are nowhere in the history. Raises InvalidRequest.
+
+    Args:
+        outputs: call id -> type of its output.
+        history: stored items. They are searched once for all ids.
+    """
+    if not outputs:
+        return
+    missing = dict(outputs)
+    for item in history:
+        if not missing:
+            return
+        # We wrote the text of stored items, so the member is always spelled like this.
+        if b'"call_id":' in item:
+            missing.pop(decode_kind(item).call_id or "", None)
+    for call_id, type in missing.items():
+        raise InvalidRequest(
+            f"No tool call found for {OUTPUTS[type]} output with call_id {shortened(call_id)}.",
+            param="input",
+        )
 
 
 def refuse_dangling(waiting: frozenset[str], items: Iterable[InputItem]) -> None:
@@ -249,7 +302,8 @@ def refuse_dangling(waiting: frozenset[str], items: Iterable[InputItem]) -> None
     kinds = {item.call_id: CALLS[item.type] for item in items if item.type in CALLS}
     call_id = min(waiting)
     raise InvalidRequest(
-        f"No tool output found for {kinds.get(call_id, 'function call')} {call_id}.", param="input"
+        f"No tool output found for {kinds.get(call_id, 'function call')} {shortened(call_id)}.",
+        param="input",
     )
 
 
@@ -311,11 +365,22 @@ def without_oldest(items: Sequence[bytes]) -> list[bytes]:
     return kept
 
 
-class ItemKind(msgspec.Struct, gc=False):
+class ItemKind(NamedTuple):
     """The members of a stored item that decide how it pairs with others."""
 
+    type: str
+    call_id: str | None
+
+
+class _Kind(msgspec.Struct, gc=False):
     type: str = ""
-    call_id: str | None = None
+    call_id: Any = None
 
 
-decode_kind = msgspec.json.Decoder(ItemKind).decode
+_decode_kind = msgspec.json.Decoder(_Kind).decode
+
+
+def decode_kind(data: bytes) -> ItemKind:
+    """Read how a stored item pairs with others. A type that is not known may have any ``call_id``."""
+    item = _decode_kind(data)
+    return ItemKind(item.type, item.call_id if isinstance(item.call_id, str) else None)
