@@ -14,13 +14,8 @@ import msgspec
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
 from agentic_trio.wire.dialect import JsonObject, encode
-from agentic_trio.wire.items import (
-    REFUSAL_PART,
-    InputItem,
-    names_stored_items,
-    parse_input,
-    refusals_as_text,
-)
+from agentic_trio.wire.items import InputItem, names_stored_items, parse_input
+from agentic_trio.wire.rendering import rendered
 from agentic_trio.wire.tools import refuse_unhosted, sent_tools, shown_tools
 
 if TYPE_CHECKING:
@@ -207,10 +202,11 @@ class CreateResponse:
         Args:
             items: the history's items, then the new ones.
             stream: whether to ask for a stream.
+
+        Raises:
+            InvalidRequest: the context holds an item that can't be rendered.
         """
-        context = b",".join(items)
-        if REFUSAL_PART in context:
-            context = b",".join(refusals_as_text(item) for item in items)
+        context = b",".join(rendered(items))
         rest = b"".join(
             b'"%b":%b,' % (encode(name)[1:-1], value)
             for name, value in (self.members | self.rewritten).items()

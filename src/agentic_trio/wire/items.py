@@ -13,7 +13,7 @@ import msgspec
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
 from agentic_trio.wire.checks import shortened
-from agentic_trio.wire.dialect import JsonObject, decode_object, encode, normal_part
+from agentic_trio.wire.dialect import JsonObject, encode, normal_part
 from agentic_trio.wire.ids import CHECKED_PREFIXES, MintId, item_prefix, names_another_type
 from agentic_trio.wire.tools import without_secrets
 
@@ -314,25 +314,6 @@ def opened_calls(items: Iterable[JsonObject]) -> frozenset[str]:
         for item in items
         if item.get("type") in CALLS and isinstance(item.get("call_id"), str)
     )
-
-
-REFUSAL_PART = b'"type":"refusal"'
-"""How a stored item spells a refusal; we wrote its text."""
-
-
-def refusals_as_text(data: bytes) -> bytes:
-    """Return an item with refusals as plain text: vLLM fails with 500 on a refusal in the context."""
-    if REFUSAL_PART not in data:
-        return data
-    item = decode_object(data)
-    if item.get("type") == "message":
-        item["content"] = [
-            {"type": "output_text", "text": part["refusal"], "annotations": [], "logprobs": []}
-            if part.get("type") == "refusal"
-            else part
-            for part in item["content"]
-        ]
-    return encode(item)
 
 
 KEPT_SHARE = 0.75

@@ -11,6 +11,7 @@ also what is announced, streamed and stored.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,23 @@ HOSTED = OFFERED_ANYWAY | {
 
 _VERSION = re.compile(r"_20\d\d_\d\d_\d\d$")
 """The date that OpenAI appends to the type of a tool's older version."""
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OTHER = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def function_name(label: str, tool: str) -> str:
+    """Return the name under which the model sees a tool of an MCP server.
+
+    It follows from the two alone, so that an item can be rendered without knowing what else was offered
+    when it was made. Different pairs have different names, of 64 characters at most.
+    """
+    name = f"{label}__{tool}"
+    if "__" not in label and not label.endswith("_") and _PLAIN.fullmatch(name):
+        return name
+    digest = hashlib.sha256(f"{label}\0{tool}".encode()).hexdigest()
+    return f"{_OTHER.sub('_', name[:51])}_{digest[:12]}"
 
 
 def refuse_unhosted(tools: Iterable[JsonObject], tool_choice: Any, hosted: Collection[str] = ()) -> None:
