@@ -5,11 +5,11 @@ The rules, which hold whatever the upstream sends:
 - ``response.created`` and ``response.in_progress`` come first, ours; the upstream's are dropped.
 - ``sequence_number`` counts our events from 0. ``output_index`` counts items in the order in which they
   were added and is never reused. Item ids are ours: an upstream may repeat its own.
-- Nothing is mentioned before it was added, and all that was added is done before the terminal event.
-  What the upstream leaves out is made up from what it did send.
-- There is one terminal event. It holds the items exactly as their ``output_item.done`` did.
+- Nothing is mentioned before it was added, and everything that was added is done before the terminal
+  event. What the upstream leaves out is filled in from what it did send.
+- There is one terminal event. It contains the items exactly as their ``output_item.done`` did.
 
-An event whose bytes obey the rules already goes on as it came, but for the item's id.
+An event whose bytes already obey the rules is passed on as it came, except for the item's id.
 """
 
 from __future__ import annotations
@@ -27,14 +27,8 @@ from agentic_trio.wire.dialect import (
     normal_usage,
 )
 from agentic_trio.wire.ids import MintId, item_prefix
-from agentic_trio.wire.output import (
-    DELTAS,
-    MAX_OUTPUT_ITEMS,
-    Event,
-    OutputItem,
-    decode_event,
-)
-from agentic_trio.wire.output_events import OutputEvents, object_of
+from agentic_trio.wire.output import DELTAS, Event, OutputItem, decode_event
+from agentic_trio.wire.output_events import MAX_OUTPUT_ITEMS, OutputEvents, object_of
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
@@ -55,11 +49,11 @@ TERMINAL = {
     "failed": "response.failed",
     "cancelled": "response.failed",
 }
-"""How a response ended -> its terminal event. OpenAI has none of its own for a cancelled one."""
+"""How a response ended -> its terminal event. OpenAI has no separate one for a cancelled response."""
 
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
-"""How much of one answer is kept in memory. A delta counts as its text and
-``output_events.DELTA_COST`` more."""
+"""How much of one answer is kept in memory. A delta counts as the length of its text plus
+``output_events.DELTA_COST``."""
 
 RESPONSE_ERROR_CODES = frozenset(
     {"server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded"}
@@ -72,7 +66,7 @@ class Accumulator:
 
     Attributes:
         snapshot: the Response object, without its output.
-        items: the output, in order.
+        items: the output items, in order.
         ended: whether the upstream has said how the response ended.
     """
 
@@ -87,20 +81,20 @@ class Accumulator:
         self._error: GatewayError | None = None
 
     def queue(self) -> list[bytes]:
-        """The first events of a turn that has to wait for its start."""
+        """Return the first events of a turn that may have to wait before it runs."""
         self.snapshot.status = "queued"
         return [self._lifecycle("response.created"), self._lifecycle("response.queued")]
 
     def begin(self) -> list[bytes]:
-        """The events of the start, before anything has come from the upstream."""
+        """Return the events that open the stream, before anything has arrived from the upstream."""
         self.snapshot.status = "in_progress"
         events = [] if self._output.sequence else [self._lifecycle("response.created")]
         return [*events, self._lifecycle("response.in_progress")]
 
     def receive(self, chunk: bytes) -> list[bytes]:
-        """Take what one read from the upstream returned; answer the events it makes, in order.
+        """Take the bytes of one read from the upstream and return the events they lead to, in order.
 
-        What is no event stream ends the response as ``failed``.
+        Bytes that are not an event stream end the response as ``failed``.
         """
         try:
             blocks = self._decoder.feed(chunk)
@@ -113,7 +107,7 @@ class Accumulator:
         """Take a whole answer that was not streamed.
 
         Raises:
-            UpstreamError: it is no Response object.
+            UpstreamError: it is not a Response object.
         """
         try:
             answer = decode_object(body)
@@ -135,7 +129,7 @@ class Accumulator:
         self._conclude("response.completed", answer)
 
     def end_of_stream(self) -> list[bytes]:
-        """The upstream closed its stream; if it never said how the response ended, it failed."""
+        """The upstream closed its stream. If it never said how the response ended, the response failed."""
         events: list[bytes] = []
         if not self.ended:
             events = self._events(self._decoder.end())
@@ -144,11 +138,15 @@ class Accumulator:
         return events
 
     def fail(self, error: GatewayError) -> None:
-        """The turn failed; what had arrived stays."""
+        """The turn failed. Output that had arrived is kept."""
         self._end("failed", error)
 
     def cancel(self, error: GatewayError | None = None) -> None:
-        """The turn was cancelled; what had arrived stays. ``error`` says why, if anyone can still hear it."""
+        """The turn was cancelled. Output that had arrived is kept.
+
+        Args:
+            error: the reason, if a client is still there to read it.
+        """
         self._end("cancelled", error)
 
     def _end(self, status: str, error: GatewayError | None) -> None:
@@ -166,18 +164,18 @@ class Accumulator:
                 item.finish(item.so_far("incomplete"))
 
     def output(self) -> list[bytes]:
-        """The output items' JSON texts, in order; those that had begun when the turn ended included."""
+        """Return the JSON texts of the output items, in order, including items that the ending cut off."""
         return [item.data for item in self.items]
 
     def response(self) -> bytes:
-        """The whole Response object, as it is now."""
+        """Return the whole Response object as it is now."""
         return with_output(self.snapshot.body(), self.output())
 
     def terminal_events(self) -> list[bytes]:
-        """The last events: ``error`` first if there was one, then the one that holds the response.
+        """Return the last events: ``error`` if there was one, then the event that holds the response.
 
-        A turn that was cancelled for no error just ends: OpenAI has no event that says so. Nothing is
-        used up by asking: if the ending can't be recorded, the turn ends in another way after all.
+        A turn that was cancelled without an error just ends: OpenAI has no event for that. Calling this
+        uses up no numbers, because the turn ends differently after all if its ending can't be stored.
         """
         first = self._output.sequence
         events = []
@@ -198,43 +196,42 @@ class Accumulator:
         )
 
     def _events(self, blocks: Iterable[sse.Block]) -> list[bytes]:
-        out: list[bytes] = []
         for block in blocks:
             if self.ended or block.data == b"[DONE]":
                 break
             try:
-                self._take(block, out)
+                self._take(block)
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 self.fail(UpstreamError("The model server sent something that is not an event."))
             except UpstreamError as error:
                 self.fail(error)
-        return out
+        return self._output.take_sent()
 
-    def _take(self, block: sse.Block, out: list[bytes]) -> None:
+    def _take(self, block: sse.Block) -> None:
         event = decode_event(block.data)
         family = DELTAS.get(event.type)
         if family is not None:
-            self._output.delta(family, event, block, out)
+            self._output.delta(family, event, block)
         else:
             self._output.left -= len(block.data)
-            self._step(event, decode_object(block.data), out)
+            self._step(event, decode_object(block.data))
         if self._output.left < 0 and not self.ended:
             raise UpstreamError("The model server's answer is too large.")
 
-    def _step(self, event: Event, members: JsonObject, out: list[bytes]) -> None:
+    def _step(self, event: Event, members: JsonObject) -> None:
         type = event.type
         if type in ("response.completed", "response.incomplete", "response.failed"):
-            self._terminal(type, object_of(members, "response"), out)
+            self._terminal(type, object_of(members, "response"))
         elif type == "error":
             self.fail(_stream_error(members))
         elif type not in ("response.created", "response.queued", "response.in_progress"):
-            self._output.step(event, members, out)
+            self._output.step(event, members)
 
-    def _terminal(self, type: str, answer: JsonObject, out: list[bytes]) -> None:
-        """The upstream says how the response ended: close what is open, and keep its own words."""
+    def _terminal(self, type: str, answer: JsonObject) -> None:
+        """The upstream says how the response ended: close what is open, in the words of its final output."""
         output = answer.get("output")
         whole = self._ending(type, answer) == "completed"
-        self._output.finish(output if isinstance(output, list) else (), whole=whole, out=out)
+        self._output.finish(output if isinstance(output, list) else (), whole=whole)
         self._conclude(type, answer)
 
     def _ending(self, type: str, answer: JsonObject) -> str:
@@ -261,7 +258,7 @@ class Accumulator:
 
 
 def _stream_error(members: JsonObject) -> UpstreamError:
-    """What an ``error`` event or a failed response says went wrong."""
+    """Return the error that an ``error`` event or a failed response reports."""
     error = members.get("error")
     if not isinstance(error, dict):
         error = members

@@ -1,7 +1,7 @@
-"""From what model servers send to what OpenAI's contract says: items, content parts, usage, errors.
+"""Turn what model servers send into what OpenAI's contract says: items, content parts, usage, errors.
 
-What each server does is recorded in ``docs/upstreams.md``. Nothing here knows which server it is: the
-values are put right wherever they came from, and unknown members stay.
+``docs/upstreams.md`` records what each server sends. The code here doesn't know which server it talks to:
+it corrects a value wherever it came from, and keeps members that it doesn't know.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ decode_object = msgspec.json.Decoder(JsonObject).decode
 
 
 def normal_part(part: JsonObject) -> JsonObject:
-    """A content part with the members that strict clients require (``annotations``, ``logprobs``)."""
+    """Add the members to a content part that strict clients require (``annotations``, ``logprobs``)."""
     if part.get("type") == "output_text":
         part["text"] = _text(part.get("text"))
         part["annotations"] = _list(part.get("annotations"))
@@ -40,12 +40,12 @@ def _parts(parts: Any) -> list[JsonObject]:
 
 
 def normal_item(item: JsonObject, id: str, status: str) -> JsonObject:
-    """An output item with our id, and the members that its type requires.
+    """Return an output item with our id and the members that its type requires.
 
     Args:
-        item: as the upstream sent it; its null members are dropped, they stand for "not set".
-        id: the id that the client has been told.
-        status: what an item without a status gets.
+        item: as the upstream sent it. Null members are dropped: they mean "not set".
+        id: the id that the client knows.
+        status: the status of an item that has none.
     """
     type = item.get("type")
     if not isinstance(type, str):
@@ -77,7 +77,7 @@ def normal_item(item: JsonObject, id: str, status: str) -> JsonObject:
 
 
 def _ended(said: Any, status: str) -> str:
-    """The status of an item; what the upstream says of one that has ended counts."""
+    """Return an item's status: the upstream's if it is a final one, else ``status``."""
     return said if said in ("completed", "incomplete") else status
 
 
@@ -86,14 +86,14 @@ def _list(value: Any) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    """Arguments as the contract has them: JSON text, whatever JSON value a server put there."""
+    """Return a value as text: some servers send arguments as a JSON value instead of JSON text."""
     if value is None:
         return ""
     return value if isinstance(value, str) else encode(value).decode()
 
 
 def normal_usage(usage: Any) -> JsonObject | None:
-    """Token counts, all of them numbers: per-turn lists and missing details break strict clients."""
+    """Return token counts, all of them numbers: lists and missing details break strict clients."""
     if not isinstance(usage, dict):
         return None
     details_in = usage.get("input_tokens_details")
@@ -124,16 +124,16 @@ CONTEXT_WORDS = (
     "exceed_context_size",
     "context size",
 )
-"""How servers word a prompt that is too long (vLLM, SGLang, llama.cpp)."""
+"""Words that servers use for a prompt that is too long (vLLM, SGLang, llama.cpp)."""
 
 
 def refusal(status: int, body: bytes, retry_after: str | None = None) -> UpstreamError:
-    """The upstream's refusal, in our envelope: its status and words, OpenAI's codes.
+    """Return the upstream's refusal in our envelope: its status and words, OpenAI's codes.
 
     Args:
-        status: its HTTP status, 400 or more.
-        body: its body, in whatever shape.
-        retry_after: its header of that name.
+        status: the HTTP status, 400 or more.
+        body: the body, in any shape.
+        retry_after: the value of the header, if there was one.
     """
     message, code, param = error_members(body)
     if not message:
@@ -160,6 +160,7 @@ _TYPES = {429: "rate_limit_exceeded"}
 
 
 def error_members(body: bytes) -> tuple[str, str | None, str | None]:
+    """Return the message, code and param of an error body; the message is empty if it has none."""
     try:
         answer = msgspec.json.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):

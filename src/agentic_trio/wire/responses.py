@@ -1,4 +1,4 @@
-"""The Response object: what the request said, echoed, and what the turn knows so far."""
+"""The Response object: the echo of the request, and the state of the turn."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Snapshot:
     """A Response object at one moment.
 
     Attributes:
-        id: ours, the one that is announced.
+        id: the response's id.
         created_at: Unix seconds.
         echo: the members that repeat the request, as JSON text without braces.
-        status: ``queued``, ``in_progress``, or how it ended.
+        status: ``queued``, ``in_progress``, or a final status.
     """
 
     id: str
@@ -32,7 +32,7 @@ class Snapshot:
     usage: JsonObject | None = None
 
     def under_way(self) -> Snapshot:
-        """As it is told while the turn runs: how it ended is nobody's business before its commit."""
+        """Return the snapshot that clients may see before the ending is stored: it hides the ending."""
         if self.status in ("queued", "in_progress"):
             return self
         return replace(
@@ -44,7 +44,7 @@ class Snapshot:
         return replace(self.under_way(), status="queued")
 
     def body(self) -> bytes:
-        """The JSON text without ``output``: what the store keeps."""
+        """Return the JSON text without ``output``, as it is stored."""
         own = encode(
             {
                 "id": self.id,
@@ -61,17 +61,17 @@ class Snapshot:
 
 
 def with_output(body: bytes, output: Iterable[bytes]) -> bytes:
-    """The whole Response object: ``output`` spliced onto its end, from the items' own bytes."""
+    """Return the whole Response object: the items' own bytes are spliced onto its end as ``output``."""
     return b'%b,"output":[%b]}' % (body[:-1], b",".join(output))
 
 
 def crashed(body: bytes) -> bytes:
-    """An announced body, ended by a crash: the response failed, and says why."""
+    """Return an announced body as the failed response that a crash left."""
     return _failed(body, "The server stopped before the response was complete.")
 
 
 def unstored(body: bytes) -> bytes:
-    """An announced body whose ending could not be kept: the response failed, and says why."""
+    """Return an announced body as the failed response that an ending became that could not be stored."""
     return _failed(body, "The response could not be stored.")
 
 
