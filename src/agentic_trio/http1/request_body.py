@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from agentic_trio.http1.grammar import TEXT, TOKEN
 from agentic_trio.http1.request_head import RequestRefused
 
-_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\x00\r\n]*)?")
-_TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00\r\n]*")
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;%b)?" % TEXT)
+_TRAILER: Final = re.compile(rb"%b:%b" % (TOKEN, TEXT))
 _MAX_LINE: Final = 1024
 _MAX_TRAILERS: Final = 8 * 1024
 

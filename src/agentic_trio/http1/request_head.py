@@ -13,6 +13,8 @@ from typing import Final
 
 import httptools
 
+from agentic_trio.http1.grammar import parse_length, tokens
+
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
 
 Headers = list[tuple[bytes, bytes]]
@@ -23,8 +25,6 @@ _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _INTERPRETED: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade")
 )
-# 18 digits fit in 63 bits: llhttp accepts 2**64 - 1, which other parsers wrap around.
-_MAX_LENGTH_DIGITS: Final = 18
 
 
 class RequestRefused(Exception):
@@ -162,7 +162,7 @@ def _interpret(line: bytes, headers: Headers) -> RequestHead:
     host = _host(fields, version)
     if target[:1] != b"/":
         target, host = _reduce_target(method, target, host, headers)
-    connection = _tokens(fields, b"connection") if b"connection" in fields else ()
+    connection = tokens(fields.get(b"connection", ()))
     length = _content_length(fields, version)
     return RequestHead(
         method=method,
@@ -170,14 +170,16 @@ def _interpret(line: bytes, headers: Headers) -> RequestHead:
         version=version,
         headers=headers,
         host=host,
-        keep_alive="close" not in connection and (version == "1.1" or "keep-alive" in connection),
+        keep_alive=b"close" not in connection and (version == "1.1" or b"keep-alive" in connection),
         content_length=length,
-        expects_continue=(version == "1.1" and length != 0 and "100-continue" in _tokens(fields, b"expect")),
+        expects_continue=(
+            version == "1.1" and length != 0 and b"100-continue" in tokens(fields.get(b"expect", ()))
+        ),
         websocket=(
             method == "GET"
             and length == 0
-            and "upgrade" in connection
-            and _tokens(fields, b"upgrade") == ["websocket"]
+            and b"upgrade" in connection
+            and tokens(fields.get(b"upgrade", ())) == [b"websocket"]
         ),
     )
 
@@ -226,11 +228,7 @@ def _content_length(fields: dict[bytes, list[bytes]], version: str) -> int | Non
         return None
     if not lengths:
         return 0
-    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _MAX_LENGTH_DIGITS:
+    length = parse_length(lengths[0])
+    if length is None or len(lengths) > 1:
         raise RequestRefused(400, "The Content-Length is malformed.")
-    return int(lengths[0])
-
-
-def _tokens(fields: dict[bytes, list[bytes]], name: bytes) -> list[str]:
-    values = b",".join(fields.get(name, ())).decode("latin-1").lower()
-    return [token.strip(" \t") for token in values.split(",")]
+    return length
