@@ -12,7 +12,7 @@ from hypercorn.utils import parse_socket_addr
 from agentic_trio.http1.request_head import HeadReader, RequestHead, RequestRefused, SwitchToHTTP2
 from agentic_trio.http1.response_writer import ResponseWriter
 from agentic_trio.minting import mint_id
-from agentic_trio.net.streams import MAX_READ, reset_on_close, send_within
+from agentic_trio.net.streams import MAX_READ, send_within
 from agentic_trio.server.exchange import Exchange, build_scope
 from agentic_trio.server.fallback import BoundedTCPServer, ReplayStream
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hypercorn.typing import AppWrapper, HTTPScope
 
     from agentic_trio.net.disconnects import Peer
-    from agentic_trio.net.streams import DirectStream
+    from agentic_trio.net.streams import Stream
     from agentic_trio.server.limits import ConnectionLimits
     from agentic_trio.server.worker import ServerContext
 
@@ -46,7 +46,7 @@ class HTTPConnection:
         config: Config,
         context: ServerContext,
         state: dict[str, Any],
-        stream: DirectStream,
+        stream: Stream,
         *,
         limits: ConnectionLimits,
     ) -> None:
@@ -151,7 +151,7 @@ class HTTPConnection:
         elif exchange.response.head_sent:
             # Neither length nor last chunk: the client sees that the body is cut short.
             if exchange.response.ends_at_close:
-                reset_on_close(self.stream)
+                self.stream.reset_on_close()
         elif exchange.refusal is not None:
             raise exchange.refusal
         return False

@@ -11,10 +11,10 @@ import trio
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 
-from agentic_trio.net.streams import send_within
+from agentic_trio.net.streams import AdaptedStream, send_within
 
 if TYPE_CHECKING:
-    from agentic_trio.net.streams import DirectStream
+    from agentic_trio.net.streams import Stream
     from agentic_trio.server.limits import ConnectionLimits
 
 
@@ -40,7 +40,7 @@ class BoundedTCPServer(TCPServer):
         async with self.send_lock:
             try:
                 with trio.CancelScope(shield=True):
-                    await send_within(self.stream, event.data, self._limits.write_timeout)
+                    await send_within(AdaptedStream(self.stream), event.data, self._limits.write_timeout)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.protocol.handle(Closed())
             except trio.TooSlowError:
@@ -64,7 +64,7 @@ class ReplayStream:
     TLS apart by ``do_handshake``.
     """
 
-    def __init__(self, stream: DirectStream | trio.SocketStream, replay: bytes) -> None:
+    def __init__(self, stream: Stream, replay: bytes) -> None:
         self._stream = stream
         self._replay = replay
         self.socket = stream.socket

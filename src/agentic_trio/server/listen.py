@@ -12,8 +12,8 @@ import trio
 from hypercorn.utils import repr_socket_addr, wrap_app
 
 from agentic_trio.net.deadlines import open_deadlines
+from agentic_trio.net.direct import DirectStream
 from agentic_trio.net.disconnects import open_disconnects
-from agentic_trio.net.streams import DirectStream
 from agentic_trio.server.connection import HTTPConnection
 from agentic_trio.server.fallback import BoundedTCPServer
 from agentic_trio.server.worker import ServerContext

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hypercorn.config import Config
 
     from agentic_trio.net.disconnects import Disconnects
-    from agentic_trio.net.streams import DirectStream
+    from agentic_trio.net.streams import Stream
 
 
 class ServerContext(WorkerContext):
@@ -27,7 +27,7 @@ class ServerContext(WorkerContext):
         super().__init__(config.max_requests)
         self.crowded = False
         self.disconnects: Disconnects | None = None
-        self.idle: dict[DirectStream, None] = {}
+        self.idle: dict[Stream, None] = {}
         self._config = config
         self._headers = b""
         self._headers_second = -1

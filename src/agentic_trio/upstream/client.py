@@ -11,7 +11,7 @@ import httpx
 
 from agentic_trio.errors import UpstreamError
 from agentic_trio.net.deadlines import open_deadlines
-from agentic_trio.net.streams import open_direct_stream
+from agentic_trio.net.direct import open_direct_stream
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.wire.dialect import refusal
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
-    from agentic_trio.upstream.transport import Exchange, Meanwhile
+    from agentic_trio.upstream.round_trip import Meanwhile, ResponseStream
 
     Headers = Sequence[tuple[bytes, bytes]]
 
@@ -215,12 +215,12 @@ class _Call:
         self._transport = transport
         self._request = request
         self._meanwhile = meanwhile
-        self._exchange: Exchange
+        self._response: ResponseStream
 
     async def __aenter__(self) -> Answer:
         with UpstreamErrors():
-            self._exchange = exchange = await self._transport.open(self._request, self._meanwhile)
-        return Answer(exchange.status, exchange.headers, exchange)
+            self._response = response = await self._transport.open(self._request, self._meanwhile)
+        return Answer(response.status, response.headers, response)
 
     async def __aexit__(
         self,
@@ -228,7 +228,7 @@ class _Call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._exchange.aclose()
+        await self._response.aclose()
         _raise_ours(error)
 
 
@@ -242,7 +242,7 @@ class _Asked(_Call):
         try:
             words = await answer.beginning(MAX_REFUSAL_BYTES)
         finally:
-            await self._exchange.aclose()
+            await self._response.aclose()
         status = answer.status if answer.status >= 400 else 502
         raise refusal(status, words, answer.header(b"retry-after"))
 
