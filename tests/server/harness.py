@@ -15,7 +15,7 @@ from hypercorn.utils import wrap_app
 from agentic_trio.server.fallback import BoundedTCPServer
 from agentic_trio.server.limits import ConnectionLimits
 from agentic_trio.server.listen import serve_asgi
-from agentic_trio.server.worker import ServerContext
+from agentic_trio.server.state import ServerState
 
 PATIENCE = 5.0
 
@@ -140,7 +140,7 @@ async def _serve_stock(
 ) -> None:
     config.include_server_header = False
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
-    context = ServerContext(config)
+    context = ServerState(config)
 
     async def handle(stream: trio.SocketStream) -> None:
         await BoundedTCPServer(wrapped, config, context, {}, stream, limits=limits)

@@ -13,6 +13,7 @@ from typing import Final
 
 import httptools
 
+from agentic_trio.errors import InvalidRequest
 from agentic_trio.http1.grammar import parse_length, tokens
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
@@ -27,13 +28,8 @@ _INTERPRETED: Final = frozenset(
 )
 
 
-class RequestRefused(Exception):
-    """The client broke the protocol or a limit: answer ``status`` and close."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
+class RequestRefused(InvalidRequest):
+    """The client broke the protocol or a limit. The connection is closed after the error is sent."""
 
 
 class SwitchToHTTP2(Exception):
@@ -101,11 +97,11 @@ class HeadReader:
         end = buffer.find(b"\r\n\r\n", max(0, self._fed - 3))
         stop = len(buffer) if end < 0 else end + 4
         if stop > self._max_bytes:
-            raise RequestRefused(431, "The request line and headers are too large.")
+            raise RequestRefused("The request line and headers are too large.", status=431)
         self._feed(buffer[self._fed : stop])
         # llhttp ends a head early for HTTP/0.9, and never at a blank line of its own reading.
         if self._headers_complete != (end >= 0):
-            raise RequestRefused(400, "The request is malformed.")
+            raise RequestRefused("The request is malformed.")
         if end < 0:
             return None
         raw = bytes(buffer[:stop])
@@ -114,7 +110,7 @@ class HeadReader:
         self._first = False
         self._reset()
         if len(headers) > self._max_headers:
-            raise RequestRefused(431, "The request has too many headers.")
+            raise RequestRefused("The request has too many headers.", status=431)
         return _interpret(raw[: raw.index(b"\r\n")], headers), raw
 
     def _at_request(self, buffer: bytearray) -> bool:
@@ -128,7 +124,7 @@ class HeadReader:
         if not buffer:
             return False
         if buffer[0] in b"\r\n":
-            raise RequestRefused(400, "The request is malformed.")
+            raise RequestRefused("The request is malformed.")
         if self._first and buffer.startswith(PREFACE):
             raise SwitchToHTTP2
         if self._first and PREFACE.startswith(buffer):
@@ -144,7 +140,7 @@ class HeadReader:
         except httptools.HttpParserUpgrade:
             pass  # raised after a whole head; whether to switch is not llhttp's choice
         except httptools.HttpParserError as error:
-            raise RequestRefused(400, f"The request is malformed: {error}.") from error
+            raise RequestRefused(f"The request is malformed: {error}.") from error
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value.strip(b" \t")))
@@ -187,22 +183,22 @@ def _interpret(line: bytes, headers: Headers) -> RequestHead:
 def _request_line(line: bytes) -> tuple[str, bytes, str]:
     parts = line.split(b" ")
     if len(parts) != 3 or parts[2] not in _VERSIONS:
-        raise RequestRefused(400, "The request line is malformed, or not HTTP/1.0 or HTTP/1.1.")
+        raise RequestRefused("The request line is malformed, or not HTTP/1.0 or HTTP/1.1.")
     method, target, version = parts
     if method == b"CONNECT":
-        raise RequestRefused(400, "CONNECT is not supported.")
+        raise RequestRefused("CONNECT is not supported.")
     if not target.isascii():
-        raise RequestRefused(400, "The request target must be ASCII.")
+        raise RequestRefused("The request target must be ASCII.")
     return method.decode("ascii"), target, _VERSIONS[version]
 
 
 def _host(fields: dict[bytes, list[bytes]], version: str) -> bytes:
     hosts = fields.get(b"host", ())
     if len(hosts) > 1 or (not hosts and version == "1.1"):
-        raise RequestRefused(400, "Exactly one Host header is required.")
+        raise RequestRefused("Exactly one Host header is required.")
     host = hosts[0] if hosts else b""
     if not _HOST.fullmatch(host):
-        raise RequestRefused(400, "The Host header is malformed.")
+        raise RequestRefused("The Host header is malformed.")
     return host
 
 
@@ -212,7 +208,7 @@ def _reduce_target(method: str, target: bytes, host: bytes, headers: Headers) ->
         return target, host
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or not _HOST.fullmatch(absolute[1]) or not absolute[1]:
-        raise RequestRefused(400, "The request target is malformed.")
+        raise RequestRefused("The request target is malformed.")
     headers[:] = [(n, absolute[1] if n == b"host" else v) for n, v in headers]
     path = absolute[2]
     return (path if path.startswith(b"/") else b"/" + path), absolute[1]
@@ -224,11 +220,11 @@ def _content_length(fields: dict[bytes, list[bytes]], version: str) -> int | Non
     codings = fields.get(b"transfer-encoding", ())
     if codings:
         if lengths or version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise RequestRefused(400, "The only Transfer-Encoding is chunked, without a Content-Length.")
+            raise RequestRefused("The only Transfer-Encoding is chunked, without a Content-Length.")
         return None
     if not lengths:
         return 0
     length = parse_length(lengths[0])
     if length is None or len(lengths) > 1:
-        raise RequestRefused(400, "The Content-Length is malformed.")
+        raise RequestRefused("The Content-Length is malformed.")
     return length

@@ -14,9 +14,11 @@ from hypercorn.utils import repr_socket_addr, wrap_app
 from agentic_trio.net.deadlines import open_deadlines
 from agentic_trio.net.direct import DirectStream
 from agentic_trio.net.disconnects import open_disconnects
+from agentic_trio.server.application import Application
+from agentic_trio.server.channel import Channel
 from agentic_trio.server.connection import HTTPConnection
 from agentic_trio.server.fallback import BoundedTCPServer
-from agentic_trio.server.worker import ServerContext
+from agentic_trio.server.state import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -60,7 +62,7 @@ async def serve_asgi(
     """
     config = copy.copy(config)
     config.include_server_header = False
-    context = ServerContext(config)
+    context = ServerState(config)
     listeners, urls = _open_listeners(config)
     slots = trio.Semaphore(limits.max_connections)
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
@@ -113,7 +115,7 @@ class BoundedListener(trio.abc.Listener[Stream]):
     """Accepts the next connection only when the last one has got a slot."""
 
     def __init__(
-        self, listener: trio.abc.Listener[Stream], slots: trio.Semaphore, context: ServerContext
+        self, listener: trio.abc.Listener[Stream], slots: trio.Semaphore, context: ServerState
     ) -> None:
         self._listener = listener
         self._slots = slots
@@ -156,22 +158,19 @@ class _Handler:
 
     app: AppWrapper
     config: Config
-    context: ServerContext
+    context: ServerState
     limits: ConnectionLimits
     slots: trio.Semaphore
     deadlines: Deadlines
 
     async def __call__(self, stream: Stream) -> None:
-        shared = self.app, self.config, self.context
-        connection: HTTPConnection | BoundedTCPServer
         try:
             if isinstance(stream, trio.SSLStream):
-                connection = BoundedTCPServer(*shared, {}, stream, limits=self.limits)
+                await BoundedTCPServer(self.app, self.config, self.context, {}, stream, limits=self.limits)
             else:
-                connection = HTTPConnection(
-                    *shared, {}, DirectStream(stream, self.deadlines), limits=self.limits
-                )
-            await connection
+                channel = Channel(DirectStream(stream, self.deadlines), self.limits)
+                app = Application(self.app, self.config)
+                await HTTPConnection(app, self.context, channel, self.app).run()
         except Exception:
             await self.config.log.exception("Error in a connection")
         finally:

@@ -14,27 +14,33 @@ if TYPE_CHECKING:
     from agentic_trio.net.streams import Stream
 
 
-class ServerContext(WorkerContext):
-    """hypercorn's context, with what makes room for new connections and for a shutdown.
+class ServerState(WorkerContext):
+    """hypercorn's context, and what is needed to make room for new connections and to shut down.
 
     Attributes:
-        idle: The streams of connections that wait for a request, longest first.
-        disconnects: Tells requests that their client has left; None where the system can't.
-        crowded: A new connection waits for one of the busy ones to end; none is kept alive.
+        config: hypercorn's.
+        idle: the streams of connections that wait for a request, longest first.
+        disconnects: tells requests that their client has left; None where the system can't.
+        crowded: a new connection waits for one of the busy ones to end, so none is kept alive.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.max_requests)
+        self.config = config
         self.crowded = False
         self.disconnects: Disconnects | None = None
         self.idle: dict[Stream, None] = {}
-        self._config = config
         self._headers = b""
         self._headers_second = -1
 
     @property
     def shutting_down(self) -> bool:
         return self.terminated.is_set()
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether a connection may be used for another request after the current one."""
+        return not (self.crowded or self.shutting_down)
 
     async def shut_down(self) -> None:
         """Close every idle connection, and each other one after its response.
@@ -46,7 +52,7 @@ class ServerContext(WorkerContext):
             stream.interrupt()
 
     def close_longest_idle(self) -> bool:
-        """Close the connection that has waited longest for its next request; whether any does."""
+        """Close the connection that has waited longest for its next request; return whether any does."""
         for stream in self.idle:
             if not stream.interrupted:
                 stream.interrupt()
@@ -54,10 +60,10 @@ class ServerContext(WorkerContext):
         return False
 
     def response_headers(self) -> bytes:
-        """The lines that config adds to a response; encoded once a second for the date."""
+        """The header lines that the configuration adds to a response, encoded once a second for the date."""
         second = int(time())
         if second != self._headers_second:
-            headers = self._config.response_headers("h11")
+            headers = self.config.response_headers("h11")
             self._headers = b"".join(b"%b: %b\r\n" % field for field in headers)
             self._headers_second = second
         return self._headers
