@@ -15,8 +15,7 @@ import httptools
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.http1.grammar import parse_length, tokens
-
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
+from agentic_trio.http1.preface import PREFACE
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -32,8 +31,8 @@ class RequestRefused(InvalidRequest):
     """The client broke the protocol or a limit. The connection is closed after the error is sent."""
 
 
-class SwitchToHTTP2(Exception):
-    """The connection opens with HTTP/2's preface (prior knowledge)."""
+class HTTP2Refused(Exception):
+    """The connection begins with HTTP/2's preface."""
 
 
 @dataclass(slots=True)
@@ -82,15 +81,12 @@ class HeadReader:
         self._headers: Headers = []
         self._headers_complete = False
 
-    def read(self, buffer: bytearray) -> tuple[RequestHead, bytes] | None:
-        """Take the next head from the front of ``buffer``.
-
-        Returns:
-            The head and its bytes, which are gone from the buffer; None if it isn't all there.
+    def read(self, buffer: bytearray) -> RequestHead | None:
+        """Take the next head from the front of ``buffer``; None if it isn't all there.
 
         Raises:
             RequestRefused: not a request that is served; the connection is lost.
-            SwitchToHTTP2: the buffer, left as it is, opens with HTTP/2's preface.
+            HTTP2Refused: the buffer begins with HTTP/2's preface.
         """
         if self._parser is None and not self._at_request(buffer):
             return None
@@ -104,14 +100,14 @@ class HeadReader:
             raise RequestRefused("The request is malformed.")
         if end < 0:
             return None
-        raw = bytes(buffer[:stop])
+        line = bytes(buffer[: buffer.index(b"\r\n")])
         headers = self._headers
         del buffer[:stop]
         self._first = False
         self._reset()
         if len(headers) > self._max_headers:
             raise RequestRefused("The request has too many headers.", status=431)
-        return _interpret(raw[: raw.index(b"\r\n")], headers), raw
+        return _interpret(line, headers)
 
     def _at_request(self, buffer: bytearray) -> bool:
         """Skip the one blank line that old clients send after a body; start the parser."""
@@ -126,7 +122,7 @@ class HeadReader:
         if buffer[0] in b"\r\n":
             raise RequestRefused("The request is malformed.")
         if self._first and buffer.startswith(PREFACE):
-            raise SwitchToHTTP2
+            raise HTTP2Refused
         if self._first and PREFACE.startswith(buffer):
             return False
         self._parser = httptools.HttpRequestParser(self)

@@ -22,9 +22,11 @@ class Stream(trio.abc.HalfCloseableStream):
 
     Attributes:
         interrupted: the last read was ended by ``interrupt``, or is about to be.
+        secure: the connection is under TLS.
     """
 
     interrupted = False
+    secure = False
 
     @property
     @abstractmethod
@@ -76,6 +78,7 @@ class AdaptedStream(Stream):
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
+        self.secure = isinstance(stream, trio.SSLStream)
         self._waiting = trio.CancelScope()
 
     @property
@@ -114,9 +117,11 @@ class AdaptedStream(Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """Close the sending side, where the stream can. Cancellation: nothing happened."""
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            await self._stream.send_eof()
+        """Close the sending side, where the stream beneath can. Cancellation: nothing happened."""
+        # TLS can't end one side alone. HTTP's peers take the end of the connection beneath it as its end.
+        beneath = self._beneath()
+        if isinstance(beneath, trio.abc.HalfCloseableStream):
+            await beneath.send_eof()
         else:
             await trio.lowlevel.checkpoint()
 

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
-
-import trio
 
 from agentic_trio.errors import GatewayError
 from agentic_trio.server.exchange import ClientGone, Receive
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
-    from hypercorn.typing import AppWrapper, HTTPScope, ResponseSummary
+    from hypercorn.typing import ASGIFramework, HTTPScope, ResponseSummary
 
     from agentic_trio.http1.request_head import RequestHead
     from agentic_trio.net.disconnects import Peer
     from agentic_trio.server.exchange import Exchange
 
-Address = tuple[str, int] | None
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends the requests of a connection.
+
+    Attributes:
+        scheme: ``https`` under TLS, else ``http``.
+        client: the client's address and port.
+        server: the address and port that it connected to.
+        peer: tells when it leaves; None where the system can't.
+    """
+
+    scheme: str
+    client: tuple[str, int] | None
+    server: tuple[str, int] | None
+    peer: Peer | None
 
 
 class Application:
     """An ASGI app under hypercorn's configuration."""
 
-    def __init__(self, app: AppWrapper, config: Config) -> None:
+    def __init__(self, app: ASGIFramework, config: Config) -> None:
         self._app = app
         self._config = config
 
-    async def handle(self, exchange: Exchange, peer: Peer | None, client: Address, server: Address) -> None:
+    async def handle(self, exchange: Exchange, caller: Caller) -> None:
         """Call the app. Its errors are logged, not raised; without a response the exchange has a refusal.
 
         Cancellation: the app is cancelled.
         """
         started = time()
-        scope = _scope(exchange.head, self._config.root_path, client, server)
+        scope = _scope(exchange.head, self._config.root_path, caller)
         try:
-            await self._app(
-                scope,
-                Receive(exchange, peer),
-                exchange.send,
-                trio.to_thread.run_sync,
-                trio.from_thread.run,
-            )
+            await self._app(scope, Receive(exchange, caller.peer), exchange.send)
         except (Exception, BaseExceptionGroup) as error:
             await self._failed(error)
         else:
@@ -77,7 +85,7 @@ def _summary(exchange: Exchange) -> dict[str, Any] | None:
     return None
 
 
-def _scope(head: RequestHead, root_path: str, client: Address, server: Address) -> HTTPScope:
+def _scope(head: RequestHead, root_path: str, caller: Caller) -> HTTPScope:
     """The ASGI scope of a request, with hypercorn's keys."""
     path, _, query = head.target.partition(b"?")
     return {
@@ -85,14 +93,14 @@ def _scope(head: RequestHead, root_path: str, client: Address, server: Address) 
         "http_version": head.version,
         "asgi": {"spec_version": "2.1", "version": "3.0"},
         "method": head.method,
-        "scheme": "http",
+        "scheme": caller.scheme,
         "path": unquote(path.decode("ascii")),
         "raw_path": path,
         "query_string": query,
         "root_path": root_path,
         "headers": head.headers,
-        "client": client,
-        "server": server,
+        "client": caller.client,
+        "server": caller.server,
         "state": cast("Any", {}),
         "extensions": {},
     }

@@ -1,25 +1,25 @@
-"""One cleartext HTTP/1.1 connection: requests one after the other, the app run inline."""
+"""One HTTP/1.1 connection: requests one after the other, the app run inline."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import trio
 from hypercorn.utils import parse_socket_addr
 
 from agentic_trio.errors import GatewayError, NotFound
-from agentic_trio.http1.request_head import HeadReader, RequestHead, RequestRefused, SwitchToHTTP2
+from agentic_trio.http1.preface import HTTP2_REFUSAL
+from agentic_trio.http1.request_head import HeadReader, HTTP2Refused, RequestHead, RequestRefused
 from agentic_trio.http1.response_writer import ResponseWriter
 from agentic_trio.minting import mint_id
+from agentic_trio.server.application import Caller
 from agentic_trio.server.exchange import Exchange
-from agentic_trio.server.fallback import BoundedTCPServer, ReplayStream
 
 if TYPE_CHECKING:
-    from hypercorn.typing import AppWrapper
-
     from agentic_trio.net.disconnects import Peer
-    from agentic_trio.server.application import Address, Application
+    from agentic_trio.net.streams import Stream
+    from agentic_trio.server.application import Application
     from agentic_trio.server.channel import Channel
     from agentic_trio.server.state import ServerState
 
@@ -28,22 +28,15 @@ _CLIENT_LEFT: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceErr
 
 
 class HTTPConnection:
-    """Serves the requests of one connection.
+    """Serves the requests of one connection. An upgrade to another protocol is refused, or ignored."""
 
-    WebSocket handshakes and HTTP/2 with prior knowledge are handed over to hypercorn, with every byte
-    that was read.
-    """
-
-    def __init__(self, app: Application, server: ServerState, channel: Channel, wrapped: AppWrapper) -> None:
+    def __init__(self, app: Application, server: ServerState, channel: Channel) -> None:
         self._app = app
         self._server = server
         self._channel = channel
-        self._wrapped = wrapped
         limits = channel.limits
         self._heads = HeadReader(max_bytes=limits.max_header_bytes, max_headers=limits.max_header_count)
         self._requests = 0
-        self._peer: Peer | None = None
-        self._addresses: tuple[Address, Address] = (None, None)
 
     async def run(self) -> None:
         """Serve until either side closes.
@@ -52,43 +45,41 @@ class HTTPConnection:
         """
         socket, disconnects = self._channel.stream.socket, self._server.disconnects
         descriptor = socket.fileno()
-        self._peer = disconnects.add(descriptor) if disconnects is not None else None
+        peer = disconnects.add(descriptor) if disconnects is not None else None
         try:
-            names = socket.getpeername(), socket.getsockname()
-            self._addresses = cast("Any", tuple(parse_socket_addr(socket.family, name) for name in names))
-            while await self._serve_one():
+            caller = _caller(self._channel.stream, peer)
+            while await self._serve_one(caller):
                 pass
         except GatewayError as refusal:
             await self._refuse(refusal)
-        except SwitchToHTTP2:
-            await self._hand_over(b"")
+        except HTTP2Refused:
+            await self._send_last(HTTP2_REFUSAL)
         except _CLIENT_LEFT:
             pass
         finally:
-            if disconnects is not None and self._peer is not None:
-                disconnects.remove(descriptor, self._peer)
+            if disconnects is not None and peer is not None:
+                disconnects.remove(descriptor, peer)
             await self._channel.close()
 
-    async def _serve_one(self) -> bool:
+    async def _serve_one(self, caller: Caller) -> bool:
         """Serve the next request; return whether another may follow."""
-        found = await self._next_head()
-        if found is None:
+        head = await self._next_head()
+        if head is None:
             return False
-        head, raw = found
         if head.websocket:
-            await self._hand_over(raw)
-            return False
+            # A client that is told so at once falls back to HTTP. After a 404 Codex tries seven times more.
+            raise RequestRefused("There are no WebSockets here: use HTTP.", status=426)
         config = self._server.config
         if config.server_names and head.host.decode("ascii") not in config.server_names:
             raise NotFound("No such server name.")
         self._requests += 1
-        await self._server.mark_request()
+        self._server.mark_request()
         last = self._requests >= config.keep_alive_max_requests
         exchange = Exchange(self._channel, head, self._server, last=last)
-        await self._app.handle(exchange, self._peer, *self._addresses)
+        await self._app.handle(exchange, caller)
         return await self._after(exchange)
 
-    async def _next_head(self) -> tuple[RequestHead, bytes] | None:
+    async def _next_head(self) -> RequestHead | None:
         buffer = self._channel.buffer
         found = self._heads.read(buffer) if buffer else None
         # A blank line after a body doesn't begin a request: the buffer may be empty again.
@@ -111,7 +102,7 @@ class HTTPConnection:
         finally:
             del server.idle[stream]
 
-    async def _rest_of_head(self) -> tuple[RequestHead, bytes] | None:
+    async def _rest_of_head(self) -> RequestHead | None:
         with trio.move_on_after(self._channel.limits.header_timeout):
             while await self._channel.read():
                 found = self._heads.read(self._channel.buffer)
@@ -141,12 +132,19 @@ class HTTPConnection:
         response = ResponseWriter(method="GET", version="1.1")
         headers = [(b"content-type", b"application/json"), (b"x-request-id", mint_id("req").encode())]
         response.start(refusal.status, headers)
+        await self._send_last(response.body(refusal.body(), False, self._server.response_headers()))
+
+    async def _send_last(self, data: bytes) -> None:
         with suppress(*_CLIENT_LEFT):
-            await self._channel.send(response.body(refusal.body(), False, self._server.response_headers()))
+            await self._channel.send(data)
             await self._channel.linger()
 
-    async def _hand_over(self, raw: bytes) -> None:
-        replay = ReplayStream(self._channel.stream, raw + bytes(self._channel.buffer))
-        stream = cast("trio.SSLStream[trio.SocketStream]", replay)
-        server, limits = self._server, self._channel.limits
-        await BoundedTCPServer(self._wrapped, server.config, server, {}, stream, limits=limits)
+
+def _caller(stream: Stream, peer: Peer | None) -> Caller:
+    socket = stream.socket
+    return Caller(
+        scheme="https" if stream.secure else "http",
+        client=parse_socket_addr(socket.family, socket.getpeername()),
+        server=parse_socket_addr(socket.family, socket.getsockname()),
+        peer=peer,
+    )
