@@ -64,24 +64,28 @@ async def serve_asgi(
         trio.open_nursery() as connections,
     ):
         listeners, urls = open_listeners(config, deadlines)
+        bounded = [BoundedListener(listener, slots, server) for listener in listeners]
         handler = _Handler(Application(app, config), server, limits, slots)
-        async with trio.open_nursery() as accepting:
-            stop = accepting.cancel_scope.cancel
-            accepting.start_soon(_after, server.wait_served_out, stop)
-            if shutdown_trigger is not None:
-                accepting.start_soon(_after, shutdown_trigger, stop)
-            bounded = [BoundedListener(listener, slots, server) for listener in listeners]
-            accepting.start_soon(partial(trio.serve_listeners, handler, bounded, handler_nursery=connections))
-            for url in urls:
-                await config.log.info(f"Running on {url}")
-            task_status.started(urls)
+        serve = partial(trio.serve_listeners, handler, bounded, handler_nursery=connections)
+        for url in urls:
+            await config.log.info(f"Running on {url}")
+        task_status.started(urls)
+        await _run_until(serve, server.wait_served_out, shutdown_trigger or trio.sleep_forever)
         connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
         server.shut_down()
 
 
-async def _after(wait: Callable[[], Awaitable[None]], then: Callable[[], None]) -> None:
-    await wait()
-    then()
+async def _run_until(serve: Callable[[], Awaitable[object]], *stops: Callable[[], Awaitable[None]]) -> None:
+    """Run ``serve`` until one of ``stops`` returns, then cancel it."""
+
+    async def stop_after(stop: Callable[[], Awaitable[None]]) -> None:
+        await stop()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for stop in stops:
+            nursery.start_soon(stop_after, stop)
+        nursery.start_soon(serve)
 
 
 @dataclass(frozen=True)
