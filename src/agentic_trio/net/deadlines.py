@@ -49,13 +49,12 @@ class Deadlines:
         Cancellation: nothing is interrupted any more.
         """
         while True:
-            # `set` only moves the next wake-up forward. By then most waits have been cleared, so this wakes
-            # seldom, and computes the next one from those that are left.
+            # By then most of these waits have been cleared, so this wakes seldom. It looks at what is left.
             self._next = min(self._due.values(), default=math.inf)
             with trio.CancelScope(deadline=self._next) as self._sleep:
                 await trio.sleep_forever()
             if self._overdue():
-                # If the loop was held up, what a wait is for may have come as well: let such waits end normally.
+                # If the loop was held up, what a wait is for may have come too: let such waits end normally.
                 await trio.lowlevel.checkpoint()
             for wait in self._overdue():
                 self.clear(wait)
