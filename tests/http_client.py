@@ -152,7 +152,7 @@ class Exchange(Connection):
         self.reader = ResponseReader(method)
         content = b"" if body is None else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        await self.send(request_bytes(method, target, {"host": "x"} | named, content))
+        await self.send(request_bytes(method, target, {"host": "localhost"} | named, content))
 
     async def read_body_until(self, mark: bytes) -> None:
         """Read until the body contains ``mark``."""

@@ -28,7 +28,7 @@ class GatewayLifespan(TrioASGILifespan):
         try:
             config = Config.from_env()
             async with open_gateway(config) as gateway:
-                attach(cast("GatewayApp", self.app), gateway)
+                attach(cast("GatewayApp", self.app), gateway, listens=False)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except ConfigError as error:

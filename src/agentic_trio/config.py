@@ -38,6 +38,8 @@ class Config:
         port: port to listen on; 0 takes a free one.
         client_auth: ``forward`` a client's bearer token, or ``replace`` it with ``openai_api_key``.
         cors_allowed_origins: origins whose pages may call; ``*`` is any. None by default.
+        allowed_hosts: names, beside loopback's, by which a gateway on loopback may be called; elsewhere, if
+            there are any, the only ones.
         graceful_timeout: how long running requests may go on once the server is told to stop.
         max_request_body_size: larger bodies are refused with 413.
         turn_timeout: how long a turn may take, from its request to its last event.
@@ -53,6 +55,8 @@ class Config:
         max_background: how many background turns run at once; the others are queued.
         replay_retention: how long the stream of an ended turn can be read again; 0 keeps none.
         keep_alive_interval: a stream that is silent for so long gets a comment, so that no proxy cuts it.
+        bridge_silence: begin a stream whose model server has sent nothing for ``keep_alive_interval``, so
+            that no proxy cuts it. A refusal that comes after that is told as events, not as a status.
         conversation_wait: how long a request waits for its turn in a busy conversation; 0 refuses at once.
         strict_parameters: refuse unknown members of a request, as OpenAI does, rather than send them on or
             ignore them.
@@ -69,6 +73,7 @@ class Config:
     port: int = 9000
     client_auth: Literal["forward", "replace"] = "forward"
     cors_allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     graceful_timeout: float = 20.0
     max_request_body_size: int = 10 * 1024 * 1024
     turn_timeout: float = 3600.0
@@ -84,6 +89,7 @@ class Config:
     max_background: int = 100
     replay_retention: float = 86_400.0
     keep_alive_interval: float = 15.0
+    bridge_silence: bool = True
     conversation_wait: float = 0.0
     strict_parameters: bool = False
     list_endpoints: bool = False
@@ -103,7 +109,7 @@ class Config:
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
         if self.openai_api_key is not None and not _is_header_value(self.openai_api_key):
-            raise ConfigError("openai_api_key locks characters that no HTTP header can carry")
+            raise ConfigError("openai_api_key holds characters that no HTTP header can carry")
         for name in _POSITIVE:
             value = getattr(self, name)
             if not value > 0 or math.isinf(value):

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: what runs may finish, then it is ended, recorded and told; nothing locks it up."""
+"""SIGTERM and SIGINT: what runs may finish, then it is ended, recorded and told; nothing holds it up."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ async def check_histories(http: httpx.AsyncClient, upstream: FakeUpstream, told:
 
 
 async def check_conversations(http: httpx.AsyncClient, told: Told) -> None:
-    """Each locks what was seen, then perhaps one turn whose end was not seen, whole or not at all."""
+    """Each holds what was seen, then perhaps one turn whose end was not seen, whole or not at all."""
     for id, texts in told.conversations.items():
         answer = await http.get(f"/v1/conversations/{id}/items?order=asc&limit=100")
         assert answer.status_code == 200, answer.text

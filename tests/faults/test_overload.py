@@ -43,7 +43,7 @@ IDLE_CONNECTIONS = 8_000 if LONG else 2_000
 
 
 def head(path: str, *fields: str, method: str = "POST") -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: x", *fields, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: localhost", *fields, "", ""]).encode()
 
 
 async def answer_to(client: Exchange) -> tuple[int, dict[str, str], bytes]:
@@ -155,6 +155,43 @@ async def test_as_many_bodies_are_served_as_there_is_declared_room_for(database:
                 await trio.lowlevel.checkpoint()
 
 
+async def open_deaf(port: int, stack: AsyncExitStack) -> trio.SocketStream:
+    """A connection of a client that takes little: what it doesn't read stays with the gateway."""
+    socket = trio.socket.socket()
+    socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+    await socket.connect(("127.0.0.1", port))
+    return await stack.enter_async_context(trio.SocketStream(socket))
+
+
+@pytest.mark.parametrize("path", ["", "/input_items"], ids=["response", "items"])
+async def test_answers_that_nobody_reads_count(database: Path, path: str) -> None:
+    large = "x" * 9_000_000
+    members = {"input": large} if path else {"instructions": large}
+    async with (
+        open_file_world(database, PLAIN, max_held_bytes=30_000_000) as world,
+        AsyncExitStack() as stack,
+    ):
+        id = (await world.create(**members))["id"]
+        with trio.fail_after(PATIENCE):
+            while world.gateway.admission.bytes_left < 30_000_000:
+                await trio.lowlevel.checkpoint()
+        for _ in range(3):
+            stream = await open_deaf(world.port, stack)
+            before = world.gateway.admission.bytes_left
+            await stream.send_all(head(f"/v1/responses/{id}{path}", method="GET"))
+            with trio.fail_after(PATIENCE):
+                while world.gateway.admission.bytes_left == before:
+                    await trio.lowlevel.checkpoint()
+            ledger.fault()
+        answer = await world.client.get(f"/v1/responses/{id}{path}")
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        await world.create(input="small")
+        await stack.aclose()
+        with trio.fail_after(PATIENCE):
+            while (await world.client.get(f"/v1/responses/{id}{path}")).status_code != 200:
+                await trio.lowlevel.checkpoint()
+
+
 async def test_what_a_refused_request_had_is_free_when_it_reads_the_refusal(database: Path) -> None:
     body = {"model": MODEL, "input": "x" * 400_000}
     async with open_file_world(database, PLAIN, max_held_bytes=500_000) as world:
@@ -218,7 +255,7 @@ async def test_a_turn_that_goes_on_without_its_client_keeps_its_place(database: 
         await check_served(world)
 
 
-async def test_a_request_whose_body_never_comes_gives_its_place_back(
+async def test_a_request_whose_body_never_comes_is_cut_off(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, body_timeout=0.5)
@@ -227,7 +264,6 @@ async def test_a_request_whose_body_never_comes_gives_its_place_back(
         open_exchange(world.port) as slow,
     ):
         await slow.stream.send_all(head("/v1/responses", "content-length: 999") + b"{")
-        await until_refused(world, 429)
         ledger.fault()
         status, _, _ = await answer_to(slow)
         assert status == 408
@@ -417,6 +453,41 @@ async def test_a_quiet_stream_gets_comments(database: Path) -> None:
             await client.read()
         check_event_stream(client.body.replace(b": keep-alive\n\n", b""))
         check_event_stream(client.body)
+
+
+async def test_a_silent_model_server_is_bridged_by_comments(database: Path) -> None:
+    async with open_file_world(database, HANGING, keep_alive_interval=0.05) as world:
+        async with open_exchange(world.port) as client:
+            await client.request("POST", "/v1/responses", streamed())
+            await client.read_until(b": keep-alive\n\n: keep-alive\n\n")
+            assert client.status == 200
+            ledger.fault()
+            world.upstream.release()
+            await client.read()
+        events = check_event_stream(client.body)
+        await ended(world.client, events[0]["response"]["id"], "completed")
+
+
+async def test_a_refusal_after_the_silence_was_bridged_is_told_as_events(database: Path) -> None:
+    refusal = Script(hang=True, status=429, error="Too busy.", headers={"retry-after": "7"})
+    async with open_file_world(database, refusal, keep_alive_interval=0.05) as world:
+        async with open_exchange(world.port) as client:
+            await client.request("POST", "/v1/responses", streamed())
+            await client.read_until(b": keep-alive\n\n")
+            ledger.fault()
+            world.upstream.release()
+            await client.read()
+        events = check_event_stream(client.body)
+        assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
+        assert events[-2]["message"] == "Too busy."
+        await ended(world.client, events[0]["response"]["id"], "failed")
+
+
+async def test_silence_is_not_bridged_where_that_is_off(database: Path) -> None:
+    refusal = Script(delay=0.5, status=429, error="Too busy.")
+    async with open_file_world(database, refusal, keep_alive_interval=0.05, bridge_silence=False) as world:
+        status, error = await world.refused(stream=True)
+        assert (status, error["message"]) == (429, "Too busy.")
 
 
 # Large requests

@@ -135,7 +135,7 @@ async def test_what_runs_may_finish_and_nothing_new_begins(database: Path, spawn
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nconnection: close\r\n" in answer
         for client in (create, relay):
-            await client.stream.send_all(b"ngth: 9999999\r\nhost: x\r\n\r\n")
+            await client.stream.send_all(b"ngth: 9999999\r\nhost: localhost\r\n\r\n")
             status, headers, body = parse_response(await rest(client))
             check_error(status, body, code="service_unavailable")
             assert (status, headers["retry-after"]) == (503, "1")
@@ -166,7 +166,9 @@ async def test_what_does_not_finish_is_told_and_recorded(database: Path, spawner
         await whole.request("POST", "/v1/responses", {"model": MODEL, "input": "whole"})
         reader = await stack.enter_async_context(open_exchange(process.port))
         await reader.request("POST", "/v1/responses", streamed("flood"))
-        await sent(stack, process, b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+        await sent(
+            stack, process, b"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n{"
+        )
         await sent(stack, process, b"POST /v1/resp")
         await upstream.wait_stalled(6)
         exit = Exit(process)

@@ -84,7 +84,7 @@ async def read_only(world: World, database: Path, spawner: Spawner) -> AsyncIter
 
 @asynccontextmanager
 async def locked(world: World, database: Path, spawner: Spawner) -> AsyncIterator[None]:
-    """Another process locks the file."""
+    """Another process holds the file."""
     writer(world).execute("PRAGMA busy_timeout = 50")
     async with spawner.holding(database):
         yield

@@ -388,7 +388,7 @@ class Judge:
                 log = logs.get(id, {})
                 count = len(whole_events(replay.content))
                 self.require(
-                    max(log, default=-1) < count, "a replay locks all that was sent", f"{id}: {count} events"
+                    max(log, default=-1) < count, "a replay holds all that was sent", f"{id}: {count} events"
                 )
                 body = requests[0].body or {}
                 wanted = not deleted(self, f"/v1/responses/{id}", replay) and body.get("store", True)

@@ -51,7 +51,7 @@ class World:
         body = {"model": MODEL, "input": input, "stream": True, **members}
         answer = await self.post("/v1/responses", body)
         assert answer.status_code == 200, answer.text
-        assert answer.headers["content-type"] == "text/event-stream"
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         return check_event_stream(answer.content, body)
 
     async def converse(self, **body: Any) -> str:

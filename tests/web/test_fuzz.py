@@ -89,7 +89,7 @@ def test_no_request_for_a_response_makes_the_gateway_fail(requests: list[Any]) -
         for body in requests:
             answer = await world.client.post("/v1/responses", content=json.dumps(body))
             check(answer.status_code, answer.content)
-            if answer.status_code == 200 and answer.headers["content-type"] == "text/event-stream":
+            if answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream"):
                 assert b"event: response.completed" in answer.content
 
     in_a_world(test)
@@ -167,8 +167,8 @@ def test_no_path_or_query_makes_the_gateway_fail(requests: list[tuple[str, str]]
         st.sampled_from(
             [
                 b"GET / HTTP/1.1\r\n",
-                b"Host: x\r\n",
-                b"Host: x\r\n\r\n",
+                b"Host: localhost\r\n",
+                b"Host: localhost\r\n\r\n",
                 b"POST /v1/responses HTTP/1.1\r\n",
                 b"Content-Length: 5\r\n",
                 b"Transfer-Encoding: chunked\r\n\r\n",

@@ -40,7 +40,7 @@ async def test_repeat_of_a_request_under_way_gets_its_response(world: World) -> 
         nursery.start_soon(post)
         await world.upstream.wait_requests(1)
         nursery.start_soon(post)
-        # It locks no key by the time that its twin has found the turn: nothing else tells it is there.
+        # It holds no key by the time that its twin has found the turn: nothing else tells it is there.
         await trio.sleep(0.2)
         world.upstream.release()
     first, second = answers

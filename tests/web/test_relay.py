@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import h11
+import httpx
 import pytest
 
 from tests.fake_upstream import Script
@@ -266,3 +267,61 @@ async def test_connection_to_the_upstream_is_used_again(world: World) -> None:
         await world.stream("hi")
         await world.create("hi")
     assert world.upstream.connections == 1
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "Text/Event-Stream; charset=utf-8"])
+async def test_no_proxy_holds_back_a_relayed_stream(world: World, kind: str) -> None:
+    world.upstream.script(Script(raw=b"data: 1\n\n", content_type=kind, headers={"x-accel-buffering": "yes"}))
+    answer = await world.client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+    assert answer.headers.get_list("x-accel-buffering") == ["no"]
+
+
+@every_endpoint
+async def test_an_upstream_that_dies_between_head_and_first_byte_is_a_502(
+    world: World, path: str, body: dict[str, Any]
+) -> None:
+    world.upstream.script(Script(cut_after=0))
+    answer = await world.client.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_relay_ends_after_the_time_of_a_turn(stream: bool) -> None:
+    script = Script(deltas=1000, interval=0.05) if stream else Script(hang=True)
+    async with open_world(script, turn_timeout=0.3, max_concurrent_requests=1) as world:
+        request = world.client.build_request("POST", "/v1/responses", json=UNSTORED | {"stream": stream})
+        answer = await world.client.send(request, stream=True)
+        if stream:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await answer.aread()
+        else:
+            await answer.aread()
+            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "turn_timeout")
+        await world.upstream.wait_aborted(1)
+        assert world.gateway.admission.slots == 1
+
+
+TRACE = {
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "tracestate": "rojo=00f067aa0ba902b7",
+    "x-session-id": "s-1",
+}
+
+
+@pytest.mark.parametrize("members", [{}, {"store": False}], ids=["stored", "relayed"])
+@pytest.mark.parametrize("client_auth", ["forward", "replace"])
+async def test_trace_context_goes_upstream_with_turns_and_relays(
+    members: dict[str, Any], client_auth: str
+) -> None:
+    async with open_world(client_auth=client_auth, openai_api_key="sk") as world:
+        headers = TRACE | {"x-tenant": "t", "api-key": "k", "x-goog-api-key": "k", "cookie": "c"}
+        body = {"model": "tiny", "input": "hi", **members}
+        answer = await world.client.post("/v1/responses", json=body, headers=headers)
+        assert answer.status_code == 200
+        seen = world.upstream.last.headers
+        assert TRACE.items() <= dict(seen).items()
+        assert "cookie" not in seen
+        assert ("x-tenant" in seen, "api-key" in seen, "x-goog-api-key" in seen) == (
+            (True, True, True) if client_auth == "forward" else (False, False, False)
+        )
+        assert seen["content-type"] == "application/json"

@@ -53,7 +53,7 @@ async def test_every_answer_has_a_request_id(method: str, path: str, body: Any, 
     [
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"nonsense\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Large: %b\r\n\r\n" % (b"x" * 100_000), 431),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Large: %b\r\n\r\n" % (b"x" * 100_000), 431),
     ],
     ids=["no host", "nonsense", "large headers"],
 )
@@ -276,7 +276,7 @@ async def test_broken_store_is_a_503_without_sql_or_path(world: World, stream: b
 # --------------------------------------------------------------------------- websockets
 
 UPGRADE = (
-    "GET {} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}\r\n"
 )
 

@@ -3,7 +3,7 @@
 It lets a machine without a GPU or a vLLM do the whole job. Both the engine and the
 weights come from the ``[local]`` extra; the weights are under the Gemma terms.
 
-The engine gets a process of its own because loading a model locks the interpreter
+The engine gets a process of its own because loading a model holds the interpreter
 lock for seconds, and because a crash in native code must not take the gateway down.
 Run as a script this file *is* that child: ``python local.py PORT``. It is run by its path,
 and imports nothing of the gateway, so that the child doesn't load the gateway too.

@@ -36,7 +36,8 @@ class Admission:
 
     Attributes:
         slots: how many more requests may go to the model server now.
-        bytes_left: how many more bytes of bodies and histories may be in memory now.
+        bytes_left: how many more bytes of bodies, histories and answers may be in memory now; less than
+            none while answers take more than there is.
         closed: whether the server is shutting down, so that nothing more is admitted.
     """
 
@@ -105,6 +106,16 @@ class Ticket:
         if counted > self._counted:
             self._admission.take_bytes(counted - self._counted)
             self._counted = counted
+        self._reserved += size
+
+    def charge(self, size: int) -> None:
+        """Count ``size`` bytes that are in memory already, even if there was no room for them.
+
+        What a model has generated is never refused: newcomers are, until it has been given back.
+        """
+        counted = max(self._reserved + size - UNCOUNTED, 0)
+        self._admission.bytes_left -= max(counted - self._counted, 0)
+        self._counted = max(counted, self._counted)
         self._reserved += size
 
     def pop_all(self) -> Ticket:

@@ -91,7 +91,7 @@ class Gateway:
         if turn.call.background:
             self.turns.start(turn)
             await turn.wait_head()
-            return decode_object(turn.snapshot())
+            return decode_object(turn.queued())
         await self.turns.run(turn)
         return decode_object(turn.result())
 

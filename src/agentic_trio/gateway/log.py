@@ -17,7 +17,7 @@ MAX_LOG_BYTES = 16 * 1024 * 1024
 
 
 class FellBehind(GatewayError):
-    """The reader wants events that the log no longer locks: it was too slow."""
+    """The reader wants events that the log no longer holds: it was too slow."""
 
     code: str | None = "stream_fell_behind"
 
@@ -43,6 +43,8 @@ class EventLog:
         self._quiet = False
         self._wakes = 0
         self._readers = trio.lowlevel.ParkingLot()
+        # Where each parked reader goes on. It keeps up, however much is appended before it runs again.
+        self._parked: dict[object, int] = {}
 
     def extend(self, events: Sequence[bytes]) -> None:
         """Append events and wake the readers."""
@@ -55,15 +57,16 @@ class EventLog:
             self._forget()
         self._readers.unpark_all()
 
-    def wake_if_quiet(self) -> None:
-        """Wake the readers with no events, if none have come since the last call.
+    def wake_if_quiet(self) -> bool:
+        """Wake the readers with no events, if none have come since the last call; returns whether.
 
         One clock serves all streams: a deadline on each wait of each reader would be a cost of every event.
         """
-        if self._quiet:
+        quiet, self._quiet = self._quiet, True
+        if quiet:
             self._wakes += 1
             self._readers.unpark_all()
-        self._quiet = True
+        return quiet
 
     @classmethod
     def of(cls, events: Sequence[bytes]) -> EventLog:
@@ -83,8 +86,10 @@ class EventLog:
         self._readers.unpark_all()
 
     def _forget(self) -> None:
+        """Drop the oldest events, but for those that a reader which keeps up has had no chance to take."""
         dropped = 0
-        while self._size > self._max_bytes and dropped < len(self._events) - 1:
+        most = min(self._parked.values(), default=self._first + len(self._events) - 1) - self._first
+        while self._size > self._max_bytes and dropped < most:
             self._size -= len(self._events[dropped])
             dropped += 1
         del self._events[:dropped]
@@ -107,9 +112,17 @@ class EventLog:
         events = self._from(position)
         # What wakes a reader that is ahead of the log isn't for it.
         while not events and not self.closed.is_set() and wakes == self._wakes:
-            await self._readers.park()
+            await self._park(position)
             events = self._from(position)
         return events
+
+    async def _park(self, position: int) -> None:
+        reader = object()
+        self._parked[reader] = position
+        try:
+            await self._readers.park()
+        finally:
+            del self._parked[reader]
 
     def _from(self, position: int) -> list[bytes]:
         if position < self._first:

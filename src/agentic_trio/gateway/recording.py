@@ -30,6 +30,7 @@ class Row(Enum):
 
     NONE = "nothing"
     UNSURE = "an announcement, unless its write was cancelled; nobody has been told the id"
+    ANNOUNCED = "an announcement; nobody has been told the id"
     TOLD = "an announcement, if the turn is stored; a client may know the id"
 
 
@@ -96,6 +97,7 @@ class Recording:
             # A write that failed has left nothing; only a cancelled one may be on disk.
             self.row = Row.NONE
             raise
+        self.row = Row.ANNOUNCED
 
     async def end(self, response: Accumulator, log: EventLog) -> GatewayError | None:
         """Commit how the turn ended, and only then append its last events to the log.

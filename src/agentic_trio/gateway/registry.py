@@ -98,8 +98,8 @@ class Registry:
         """
         while True:
             await trio.sleep(self._services.config.keep_alive_interval / 2)
-            for turn in self._running.values():
-                turn.log.wake_if_quiet()
+            for turn in list(self._running.values()):
+                turn.wake_if_quiet()
 
     async def drain(self, deadline: float) -> None:
         """Wait until no turn runs, or until ``deadline`` on Trio's clock.

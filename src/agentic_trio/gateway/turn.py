@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable, TurnTimeout, UpstreamError
-from agentic_trio.gateway.log import EventLog, TurnEvents
+from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog, TurnEvents
 from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
@@ -21,6 +21,7 @@ from agentic_trio.wire.responses import Snapshot, with_output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.services import Services
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 LINGER = 1.0
 """Seconds that the model server gets to end its body after the terminal event, so that the connection
 can be used again."""
+
+LIFECYCLE_EVENTS = 4
+"""How many events of a stream hold the whole Response object, and so repeat the request."""
 
 
 class Call(Enum):
@@ -76,18 +80,17 @@ class Turn:
         fingerprint: bytes | None = None,
     ) -> None:
         self.call = call
-        self.log = EventLog()
         self.recording = Recording(call, context.owner, services, id=id, fingerprint=fingerprint)
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
+        # The events that repeat the request come before any reader has had its turn.
+        self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
         self._response = Accumulator(snapshot, services.mint, services.now)
         self._context = context
         self._services = services
         self._ticket = ticket
         self._scope = trio.CancelScope()
         # Why ``_scope`` is cancelled: its deadline, unless ``cancel`` gives another reason.
-        self._reason: GatewayError | None = TurnTimeout(
-            f"The turn took longer than {services.config.turn_timeout:g} s."
-        )
+        self._reason: GatewayError | None = turn_timeout(services.config)
         self._progress = Call.NOT_MADE
         self._error: GatewayError | None = None
         self._head = trio.Event()
@@ -129,12 +132,26 @@ class Turn:
         return self._response.response()
 
     def snapshot(self) -> bytes:
-        """The Response object while the turn runs: without output, and without an ending before its commit."""
+        """The Response object while the turn runs: no output, and no ending before its commit."""
         return with_output(self._response.snapshot.under_way().body(), ())
+
+    def queued(self) -> bytes:
+        """The Response object that a background turn's client gets: ``queued``, as OpenAI's always is."""
+        return with_output(self._response.snapshot.queued().body(), ())
 
     def events(self) -> TurnEvents:
         """The events as objects, from the first one until the turn has ended."""
         return TurnEvents(self.log)
+
+    def wake_if_quiet(self) -> None:
+        """Let readers send a comment, if nothing has happened since the last call.
+
+        A stream whose model server has sent no head by then begins without it, if that is configured: its
+        id leaves, and a refusal that comes later is told as events.
+        """
+        bridges = self.call.stream and self._services.config.bridge_silence
+        if self.log.wake_if_quiet() and bridges and self.recording.row is Row.ANNOUNCED:
+            self._tell(self._response.begin())
 
     def cancel(self, reason: GatewayError | None = None) -> None:
         """End the turn from outside its owner. Readers are told ``reason``."""
@@ -235,13 +252,16 @@ class Turn:
         if streamed:
             await self._follow_stream(answer)
         else:
-            self._response.receive_json(await answer.body())
+            body = await answer.body()
+            self._ticket.charge(len(body))
+            self._response.receive_json(body)
 
     async def _follow_stream(self, answer: Answer) -> None:
         with trio.CancelScope() as lingering:
             async for chunk in answer.chunks:
                 if self._response.ended:
                     continue
+                self._ticket.charge(len(chunk))
                 self._log(self._response.receive(chunk))
                 if self._response.ended:
                     lingering.deadline = trio.current_time() + LINGER
@@ -293,3 +313,8 @@ class Turn:
             return False
         cancelled = self._response.snapshot.status == "cancelled"
         return self._progress is Call.ACCEPTED or (cancelled and self._progress is Call.MADE)
+
+
+def turn_timeout(config: Config) -> TurnTimeout:
+    """A turn or a relay took too long."""
+    return TurnTimeout(f"The turn took longer than {config.turn_timeout:g} s.")

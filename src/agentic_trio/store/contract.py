@@ -1,7 +1,7 @@
 """The store's contract.
 
 A *thread* is an append-only list of items. A conversation names one; a chain of
-``previous_response_id`` runs in one. A history is what a thread locks up to a position. Continuing
+``previous_response_id`` runs in one. A history is what a thread holds up to a position. Continuing
 from a thread's head appends to it; anything else *forks*: a new thread that begins inside another
 at a position. Nothing is copied and nothing is ever renumbered.
 
@@ -195,8 +195,8 @@ class PageQuery:
     Attributes:
         limit: how many items, at least 1.
         order: oldest first, or newest first.
-        after: the id of an item; the page locks what follows it in this order.
-        before: the id of an item; the page locks what precedes it in this order. Alone, it asks for the
+        after: the id of an item; the page holds what follows it in this order.
+        before: the id of an item; the page holds what precedes it in this order. Alone, it asks for the
             page that ends there, and ``has_more`` says whether there is one before that.
     """
 
@@ -316,12 +316,12 @@ class Store(Protocol):
     async def find_items(self, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
         """Look up issued ids: the JSON text of each that is known. Names that clients chose never are.
 
-        An item is known as long as any history locks it, whatever response or conversation was deleted;
+        An item is known as long as any history holds it, whatever response or conversation was deleted;
         a partial one never is.
         """
 
     async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
-        """Which of these item ids a conversation locks now. Raises Missing."""
+        """Which of these item ids a conversation holds now. Raises Missing."""
 
     async def list_responses(
         self,
@@ -347,7 +347,7 @@ class Store(Protocol):
 
         ``end`` turns the announced body into the failed one. Their input is kept, as ``end`` keeps a
         failed turn's. One whose input can't be kept, because its row is damaged or its history is full or
-        gone, ends where its history did; a body that ``end`` raises for is replaced by one that locks
+        gone, ends where its history did; a body that ``end`` raises for is replaced by one that holds
         ``id``, ``object`` and ``created_at``. Called once, before the first turn.
         """
 

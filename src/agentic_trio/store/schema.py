@@ -23,7 +23,7 @@ MARK = f"PRAGMA application_id = {APPLICATION_ID}"
 """Writes the mark. Repeated, it changes nothing but is a real write."""
 
 PAGE_SIZE = 8192
-"""A page locks 7 items of 1 KB where 4096 would hold 3: 1.9 bytes of file per byte of item, not 2.1."""
+"""A page holds 7 items of 1 KB where 4096 would hold 3: 1.9 bytes of file per byte of item, not 2.1."""
 
 MIGRATIONS: Sequence[Sequence[str]] = (
     (
@@ -154,7 +154,7 @@ def _check_header(path: str) -> None:
 
 
 def _is_empty(path: str, header: bytes) -> bool:
-    """Whether it locks no table: none in its schema's root page, which is at 100, and no log of changes."""
+    """Whether it holds no table: none in its schema's root page, which is at 100, and no log of changes."""
     return (
         header[100] == _LEAF
         and header[103:105] == b"\0\0"

@@ -38,7 +38,7 @@ READERS = 4
 """Connections that read. Python's lock is held for most of a read, so more wouldn't read faster."""
 
 BUSY_TIMEOUT = 5.0
-"""Seconds to wait for another process (a backup, the ``sqlite3`` shell) that locks the file's lock."""
+"""Seconds to wait for another process (a backup, the ``sqlite3`` shell) that holds the file's lock."""
 
 
 class Readers:
@@ -243,7 +243,7 @@ async def open_sqlite_store(
         path: the file. Beside it live ``<path>-wal``, ``<path>-shm`` and ``<path>.lock``. ``:memory:``
             is a store of its own that is gone on exit.
         run_sync: how blocking work leaves the loop; inline in a deterministic simulation.
-        busy_timeout: seconds to wait for another process that locks the file's lock.
+        busy_timeout: seconds to wait for another process that holds the file's lock.
 
     Raises:
         ConfigError: the file can't be used, isn't ours, or another gateway uses it. It wasn't touched.

@@ -8,6 +8,7 @@ from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
 from agentic_trio.web import conversations, health, openapi, relay, responses
+from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
 from agentic_trio.web.websocket import NoWebSocket
 
@@ -43,9 +44,16 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     return app
 
 
-def attach(app: GatewayApp, gateway: Gateway) -> None:
-    """Give an app its gateway, and the settings that come with it."""
+def attach(app: GatewayApp, gateway: Gateway, *, listens: bool = True) -> None:
+    """Give an app its gateway, and the settings that come with it.
+
+    Args:
+        app: has none yet.
+        gateway: an open one.
+        listens: whether the app is served on the configuration's ``host``, not by another server.
+    """
     app.gateway = gateway
+    app.callers = Callers(gateway.config, listens=listens)
     origins = gateway.config.cors_allowed_origins
     if origins:
         cors(

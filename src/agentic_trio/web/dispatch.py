@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.web.callers import Callers
 
     Handler = Callable[..., Awaitable[Reply]]
     View = Callable[..., Awaitable[Response]]
@@ -98,6 +99,11 @@ class RequestNursery(TrioASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
             request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
+            try:
+                self.app.callers.check(request.header(b"host"), request.header(b"origin"))
+            except InvalidRequest as refusal:
+                await self._reply(await refuse(request, refusal), request, send)
+                return
             handler = self.app.direct.get((self.scope["method"], self.scope["path"]))
             if handler is not None and request.direct:
                 await self._call(handler, request, send)
@@ -109,10 +115,13 @@ class RequestNursery(TrioASGIHTTPConnection):
             reply = await handler(request)
         except Exception as error:
             reply = await refuse(request, error)
-        reply.headers.append((b"x-request-id", request.context.request_id.encode()))
-        await reply.send(send)
+        await self._reply(reply, request, send)
         if request.nursery.child_tasks:
             request.nursery.cancel_scope.cancel()
+
+    async def _reply(self, reply: Reply, request: RequestScope, send: ASGISendCallable) -> None:
+        reply.headers.append((b"x-request-id", request.context.request_id.encode()))
+        await reply.send(send)
 
     async def _dispatch(self, request: RequestScope, send: ASGISendCallable) -> None:
         async def send_and_note_the_end(message: ASGISendEvent) -> None:
@@ -132,12 +141,14 @@ class GatewayApp(QuartTrio):
 
     Attributes:
         gateway: what it serves.
+        callers: the hosts and origins that may call.
         direct: (method, path) -> handler, for the routes that may skip the dispatch.
     """
 
     asgi_http_class = RequestNursery
     request_class = DispatchedRequest
     gateway: Gateway
+    callers: Callers
     direct: Mapping[tuple[str, str], Handler]
 
 

@@ -59,18 +59,20 @@ async def _follow(request: RequestScope, turn: Turn, *, outlives: bool) -> Reply
         request.nursery.start_soon(turns.run, turn)
     else:
         await turns.run(turn)
-    return await _reply(turn)
+    return await _reply(request, turn)
 
 
-async def _reply(turn: Turn) -> Reply:
+async def _reply(request: RequestScope, turn: Turn) -> Reply:
     if turn.call.stream:
         await turn.wait_head()
         return event_stream(turn.log)
     if turn.call.background:
         await turn.wait_head()
-        return Reply(turn.snapshot())
+        return Reply(turn.queued())
     await turn.wait_ended()
-    return Reply(turn.result())
+    body = turn.result()
+    request.ticket.charge(len(body))
+    return Reply(body)
 
 
 async def _once(request: RequestScope, body: bytes, key: str) -> Reply:
@@ -88,14 +90,14 @@ async def _once(request: RequestScope, body: bytes, key: str) -> Reply:
         elif await gateway.responses.repeated(owner, id, fingerprint):
             if route(body).stream is True:
                 return event_stream(await gateway.responses.repeated_stream(owner, id))
-            return Reply(await gateway.responses.read(owner, id))
+            return request.reply(await gateway.responses.read(owner, id))
         else:
             turn = gateway.turns.new(body, request.context, request.ticket, id=id, fingerprint=fingerprint)
             if not turn.call.store:
                 # Nothing is kept for a repeat to get, so the repeat runs after this one.
                 return await _follow(request, turn, outlives=False)
             gateway.turns.start(turn)
-    return await _reply(turn)
+    return await _reply(request, turn)
 
 
 _on_disconnect = checks.one_of("cancel", "finish")
@@ -118,7 +120,7 @@ async def list_responses(request: RequestScope) -> Reply:
     query, metadata = page_query(request), metadata_filter(request)
     model = request.args.get("model")
     responses = request.gateway.responses
-    return Reply(await responses.page(request.context.owner, query, model=model, metadata=metadata))
+    return request.reply(await responses.page(request.context.owner, query, model=model, metadata=metadata))
 
 
 @routes.handle("GET", "/v1/responses/<id>")
@@ -127,7 +129,7 @@ async def retrieve_response(request: RequestScope, id: str) -> Reply:
     owner, responses = request.context.owner, request.gateway.responses
     check_include(request)
     if not boolean_argument(request, "stream"):
-        return Reply(await responses.read(owner, id))
+        return request.reply(await responses.read(owner, id))
     after = integer_argument(request, "starting_after", -1)
     return event_stream(await responses.stream(owner, id), max(after + 1, 0))
 
@@ -136,7 +138,7 @@ async def retrieve_response(request: RequestScope, id: str) -> Reply:
 async def cancel_response(request: RequestScope, id: str) -> Reply:
     """End a background response."""
     await request.body()
-    return Reply(await request.gateway.responses.cancel(request.context.owner, id))
+    return request.reply(await request.gateway.responses.cancel(request.context.owner, id))
 
 
 @routes.handle("DELETE", "/v1/responses/<id>")
@@ -149,7 +151,7 @@ async def delete_response(request: RequestScope, id: str) -> Reply:
 async def list_input_items(request: RequestScope, id: str) -> Reply:
     """List what the model was given."""
     query = page_query(request)
-    return Reply(await request.gateway.responses.input_items(request.context.owner, id, query))
+    return request.reply(await request.gateway.responses.input_items(request.context.owner, id, query))
 
 
 @routes.handle("POST", "/v1/responses/compact")

@@ -13,6 +13,9 @@ from agentic_trio.context import RequestContext, upstream_authorization
 from agentic_trio.errors import RequestTooLarge
 from agentic_trio.gateway.admission import Ticket
 from agentic_trio.minting import mint_id
+from agentic_trio.web.encodings import decoded
+from agentic_trio.web.forwarding import to_model_server
+from agentic_trio.web.reply import Reply
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -84,6 +87,7 @@ class RequestScope:
                     self.gateway.config, None if sent is None else sent.encode("latin-1")
                 ),
                 request_id=id if id and _REQUEST_ID.fullmatch(id) else mint_id("req"),
+                headers=tuple(to_model_server(self.headers, self.gateway.config)),
             )
         return self._context
 
@@ -102,7 +106,8 @@ class RequestScope:
         needn't be sent whole. A declared length is reserved on the ticket at once.
 
         Raises:
-            RequestTooLarge: it is larger than ``max_request_body_size``.
+            RequestTooLarge: it is larger than ``max_request_body_size``, compressed or not.
+        InvalidRequest: its ``content-encoding`` is unknown, or isn't what the body is in.
             TooManyRequests: there is no memory for it.
 
         Cancellation: part of it has been read, so the connection is good for nothing else.
@@ -128,7 +133,30 @@ class RequestScope:
                 self.ticket.reserve(size - declared)
                 declared = size
         self.watch()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        encoding = self.header(b"content-encoding")
+        return body if encoding is None else await self._decoded(body, encoding, limit)
+
+    async def _decoded(self, body: bytes, encoding: str, limit: int) -> bytes:
+        left = limit
+
+        def take(size: int) -> None:
+            nonlocal left
+            left -= size
+            if left < 0:
+                raise _too_large(limit)
+            self.ticket.reserve(size)
+
+        return await decoded(body, encoding, take)
+
+    def reply(self, body: bytes) -> Reply:
+        """A reply of JSON text that was read from the store, counted until it has been sent.
+
+        Raises:
+            TooManyRequests: too many clients have not read theirs.
+        """
+        self.ticket.reserve(len(body))
+        return Reply(body)
 
     def watch(self) -> None:
         """Cancel the nursery when the client leaves. The body has been read, or never will be."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.log import EventLog
 
 STREAM_HEADERS = (
-    (b"content-type", b"text/event-stream"),
+    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
