@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from tests.fake_upstream import FakeUpstream, open_fake_upstream
+from tests.http_client import open_exchange, open_under_way
 from tests.oracles import check_event_stream
-from tests.web.raw import open_raw, open_under_way
 
-from .harness import Server, environment, open_process, open_server
+from .harness import Server, open_group, open_process, open_server, running_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def test_conversation_and_stream_are_served(tmp_path: Path, upstream: Fake
 
 
 async def test_connection_close_closes(tmp_path: Path, upstream: FakeUpstream) -> None:
-    async with open_hypercorn(tmp_path, upstream) as server, open_raw(server.port) as client:
+    async with open_hypercorn(tmp_path, upstream) as server, open_exchange(server.port) as client:
         await client.request("GET", "/health", connection="close")
         await client.read()
         with trio.fail_after(5):
@@ -84,10 +84,14 @@ async def test_sigterm_ends_it_with_0_and_records_what_ran(tmp_path: Path, upstr
 
 async def test_bad_configuration_is_named_and_keeps_it_from_starting(tmp_path: Path) -> None:
     command = [*HYPERCORN, "agentic_trio.asgi:app"]
-    with (tmp_path / "log").open("wb") as file:
-        process = await trio.lowlevel.open_process(
-            command, env=environment(DATABASE_URL="mysql://x"), stdout=file, stderr=file
-        )
-    with trio.fail_after(60):
-        await process.wait()  # hypercorn's own exit code is 0 then
+    async with open_group(command, tmp_path / "log", {"DATABASE_URL": "mysql://x"}) as process:
+        with trio.fail_after(60):
+            await process.wait()  # hypercorn's own exit code is 0 then
     assert "db_url must be sqlite://" in (tmp_path / "log").read_text()
+
+
+async def test_no_worker_outlives_its_server(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with open_hypercorn(tmp_path, upstream) as server:
+        group = server.process.pid
+        assert len(running_in(group)) > 1, "hypercorn serves from a worker"
+    assert running_in(group) == []

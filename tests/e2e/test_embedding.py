@@ -11,9 +11,9 @@ import trio
 
 from agentic_trio import Config, Gateway, GatewayError, NotFound, UpstreamError, open_gateway, serve
 from tests.fake_upstream import FakeUpstream, Script, open_fake_upstream
+from tests.http_client import open_under_way
 from tests.oracles import check_conversation, check_events, check_response
 from tests.web.harness import said
-from tests.web.raw import open_under_way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

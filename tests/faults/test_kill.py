@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from tests.fake_upstream import Script, open_fake_upstream
+from tests.http_client import open_at_event
 from tests.oracles import check_error, check_event_stream, check_response
 from tests.web.harness import MODEL, said
 
-from .client import open_at_event
 from .ledger import LONG, ledger
 from .world import UNDER_WAY, assert_intact, ended, get
 

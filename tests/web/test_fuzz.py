@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentic_trio.wire.create_response import FIELDS
-from tests.fake_upstream import Answer, Recorded, Script, Text, _rendered, render_response
+from tests.fake_upstream import Answer, Recorded, Script, Text, render_response, rendered
+from tests.http_client import open_exchange
 from tests.oracles import check_error
 
 from .harness import World, open_world
-from .raw import open_raw
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ OK = Script(output=(Text("ok"),))
 def answer(request: Recorded) -> Answer:
     """A model that takes whatever it is given."""
     stream = b'"stream":true' in request.body or b'"stream": true' in request.body
-    return _rendered(render_response, OK, {"model": "tiny", "input": "x", "stream": stream})
+    return rendered(render_response, OK, {"model": "tiny", "input": "x", "stream": stream})
 
 
 def in_a_world(test: Callable[[World], Awaitable[None]]) -> None:
@@ -151,7 +151,7 @@ targets = st.builds(
 def test_no_path_or_query_makes_the_gateway_fail(requests: list[tuple[str, str]]) -> None:
     async def test(world: World) -> None:
         for method, target in requests:
-            async with open_raw(world.port) as client:
+            async with open_exchange(world.port) as client:
                 await client.request(method, target, connection="close")
                 body = await client.read()
             assert client.status < 500, (target, body)
@@ -185,7 +185,7 @@ def test_no_path_or_query_makes_the_gateway_fail(requests: list[tuple[str, str]]
 )
 def test_no_bytes_on_the_wire_stop_the_server(pieces: list[bytes]) -> None:
     async def test(world: World) -> None:
-        async with open_raw(world.port) as client:
+        async with open_exchange(world.port) as client:
             await client.stream.send_all(b"".join(pieces) or b"x")
             await client.half_close()
             answer = b""

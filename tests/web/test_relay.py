@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from tests.fake_upstream import Script
+from tests.http_client import open_exchange
 
 from .harness import NOWHERE, World, open_world
-from .raw import open_raw
 
 UNSTORED = {"model": "tiny", "input": "hi", "store": False}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -84,9 +84,9 @@ async def test_event_stream_comes_back_byte_for_byte(
 
 async def test_stream_of_the_relay_flows_while_the_upstream_works(world: World) -> None:
     world.upstream.script(Script(stall_after=3))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/responses", UNSTORED | {"stream": True})
-        await client.read_until(b"response.output_item.added")
+        await client.read_body_until(b"response.output_item.added")
         await world.upstream.wait_stalled(1)
         world.upstream.release()
         assert (await client.read()).count(b"event: ") > 3
@@ -95,7 +95,7 @@ async def test_stream_of_the_relay_flows_while_the_upstream_works(world: World) 
 async def test_gzip_comes_back_as_it_came(world: World) -> None:
     content = gzip.compress(b'{"ok":true}')
     world.upstream.script(Script(raw=content, headers={"content-encoding": "gzip"}))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/embeddings", {"model": "tiny"}, accept_encoding="gzip")
         assert await client.read() == content
         assert client.headers["content-encoding"] == "gzip"
@@ -103,7 +103,7 @@ async def test_gzip_comes_back_as_it_came(world: World) -> None:
 
 
 async def test_upstream_may_not_encode_for_a_client_that_takes_nothing_encoded(world: World) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/embeddings", {"model": "tiny"})
         await client.read()
     assert world.upstream.last.headers["accept-encoding"] == "identity"
@@ -162,7 +162,7 @@ async def test_headers_that_connection_names_stay_here(world: World) -> None:
     "query", ["a=1&b=2", "x=%2F%20+%25", "%zz", "a=b=c&&", "q=%22[]{}|", "plain", "a=%c3%a9"]
 )
 async def test_query_goes_upstream_as_it_is(world: World, query: str) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", f"/v1/chat/completions?{query}", CHAT)
         await client.read()
     assert world.upstream.last.target == f"/v1/chat/completions?{query}"
@@ -170,7 +170,7 @@ async def test_query_goes_upstream_as_it_is(world: World, query: str) -> None:
 
 @pytest.mark.parametrize("model", ["tiny", "org/name", "org%2Fname", "a%20b", "%C3%A9", "a:b@c"])
 async def test_model_id_goes_upstream_as_it_is(world: World, model: str) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("GET", f"/v1/models/{model}")
         await client.read()
     assert world.upstream.last.target == f"/v1/models/{model}"
@@ -180,7 +180,7 @@ async def test_model_id_goes_upstream_as_it_is(world: World, model: str) -> None
     "model", ["../../metrics", "..", "a/../b", "./a", "..%2f..%2fmetrics", "%2e%2e/%2E%2e/metrics", "..%5Ca"]
 )
 async def test_path_does_not_leave_the_models(world: World, model: str) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("GET", f"/v1/models/{model}")
         answer = json.loads(await client.read())
     assert (client.status, answer["error"]["code"]) == (404, "unknown_url")
@@ -194,7 +194,7 @@ async def test_models_are_those_of_the_upstream(world: World) -> None:
 
 
 async def test_head_has_the_head_of_get_and_no_body(world: World) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("HEAD", "/v1/models")
         assert await client.read() == b""
         assert client.status == 200
@@ -244,7 +244,7 @@ async def test_upstream_that_is_down_is_502_in_our_envelope(path: str, body: dic
 
 async def test_answer_that_is_cut_is_not_taken_for_whole(world: World) -> None:
     world.upstream.script(Script(cut_after=5))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/responses", UNSTORED | {"stream": True})
         with pytest.raises(h11.RemoteProtocolError):
             await client.read()
@@ -253,9 +253,9 @@ async def test_answer_that_is_cut_is_not_taken_for_whole(world: World) -> None:
 
 async def test_client_that_leaves_ends_the_upstream_call(world: World) -> None:
     world.upstream.script(Script(stall_after=3))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/chat/completions", CHAT | {"stream": True})
-        await client.read_until(b"chat.completion.chunk")
+        await client.read_body_until(b"chat.completion.chunk")
         await client.fin()
         await world.upstream.wait_aborted(1)
 

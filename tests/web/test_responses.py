@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.fake_upstream import Call, Dialect, Reasoning, Refusal, Script, Text
+from tests.http_client import open_under_way
 from tests.oracles import check_error, check_event_stream, check_list, check_response
 
 from .harness import World, open_world, terminal
-from .raw import open_under_way
 
 dialects = pytest.mark.parametrize("dialect", ["vllm", "llama_cpp", "transformers"])
 
