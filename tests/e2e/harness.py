@@ -16,6 +16,7 @@ import httpx
 import trio
 
 from agentic_trio.config import ENVIRONMENT
+from agentic_trio.settings import PREFIX
 from tests.oracles import check_response
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ _LISTENS = re.compile(rb"(?:listens|Running) on http://[\w.]+:(\d+)")
 
 def environment(**variables: str) -> dict[str, str]:
     """This process's environment without what configures a gateway."""
-    kept = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ENVIRONMENT and not name.startswith(PREFIX)
+    }
     return kept | variables
 
 

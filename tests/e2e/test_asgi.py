@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+from agentic_trio.asgi import GatewayLifespan, app
 from tests.fake_upstream import FakeUpstream, open_fake_upstream
 from tests.http_client import open_exchange, open_under_way
 from tests.oracles import check_event_stream
 
-from .harness import Server, open_group, open_process, open_server, running_in
+from .harness import Server, environment, open_group, open_process, open_server, running_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,3 +98,26 @@ async def test_no_worker_outlives_its_server(tmp_path: Path, upstream: FakeUpstr
         group = server.process.pid
         assert len(running_in(group)) > 1, "hypercorn serves from a worker"
     assert running_in(group) == []
+
+
+async def test_the_log_names_the_variables_that_were_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name in [name for name in os.environ if name not in environment()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite://{tmp_path / 'x.db'}")
+    sent: list[str] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.shutdown" if sent else "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope: Any = {"type": "lifespan", "asgi": {}, "state": {}}
+    await GatewayLifespan(app, scope)(receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert [text for text in caplog.messages if "settings" in text] == [
+        "settings come from variable DATABASE_URL"
+    ]

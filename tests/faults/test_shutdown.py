@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from agentic_trio.cli.main import HARD_STOP_SLACK
+from agentic_trio.cli.run import HARD_STOP_SLACK
 from tests.fake_upstream import Script, Text, open_fake_upstream
 from tests.http_client import Exchange, open_exchange, parse_response
 from tests.oracles import check_error, check_event_stream

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,15 @@ import trio
 
 from agentic_trio.errors import ConfigError
 from agentic_trio.store import schema, threads
-from agentic_trio.store.contract import Item, Missing, PageQuery, Place, StoreError, ThreadFull
+from agentic_trio.store.contract import (
+    Item,
+    Missing,
+    PageQuery,
+    Place,
+    StoredResponse,
+    StoreError,
+    ThreadFull,
+)
 from agentic_trio.store.sqlite import READERS, SqliteStore, open_sqlite_store
 from agentic_trio.wire.responses import crashed
 from tests.store.records import (
@@ -311,6 +320,32 @@ async def test_an_older_file_is_migrated_and_then_refused_by_the_older_gateway(
     for old in (path, str(copy)):
         with pytest.raises(ConfigError, match="was written by a newer version"):
             await open_and_close(old)
+
+
+@pytest.fixture
+def version_1(path: str) -> str:
+    """A file that the first version has written."""
+    dump = (ROOT / "tests" / "data" / "store_1.sql").read_text()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(dump)
+    return path
+
+
+async def test_a_file_of_version_1_is_brought_up_to_date(version_1: str):
+    async with open_sqlite_store(version_1) as store:
+        assert await texts(store, response="fork") == data("in_a", "out_a", "in_fork", "out_fork")
+        assert await texts(store, response="c") == data("x", "y", "in_c", "out_c")
+        assert await texts(store, conversation="conv_1") == data("x", "in_c", "out_c", "z")
+        kept = await store.response(OWNER, "kept")
+        assert kept == StoredResponse("kept", "completed", b'{"id":"kept"}', data("k2"), b"\x00\xffprint")
+        assert await store.events(OWNER, "kept") == [b"data: 1\n\n"]
+        assert await store.recover(lambda body: body) == 1
+        assert await texts(store, response="running") == data("in_a", "out_a", "in_b", "out_b", "r1")
+        await store.end(replace(ending("new"), key=b"k"))
+        found = await store.keyed(OWNER, b"k")
+        assert found is not None
+        assert found.id == "new"
+        assert await store.keyed(OWNER, b"\x00\xffprint") is None
 
 
 async def test_a_migration_that_fails_changes_nothing(path: str, monkeypatch: pytest.MonkeyPatch):
