@@ -190,9 +190,16 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=6), JSON, max_size=5))
-def test_an_unknown_item_loses_nothing_but_its_nulls(members: Json) -> None:
+def test_an_unknown_item_loses_nothing(members: Json) -> None:
     sent = {**members, "type": "dream", "id": "item_1"}
-    assert stored(sent) == {name: value for name, value in sent.items() if value is not None}
+    assert stored(sent) == sent
+
+
+@pytest.mark.parametrize("type", ["mcp_call", "file_search_call", "tool_search_call", "web_search_call"])
+def test_null_members_of_other_types_stay(type: str) -> None:
+    [item] = taken({"type": type, "id": None, "call_id": None, "error": None, "results": None})
+    kept = json.loads(item.data)
+    assert kept == {"id": item.id, "type": type, "call_id": None, "error": None, "results": None}
 
 
 # --------------------------------------------------------------------------- pairing

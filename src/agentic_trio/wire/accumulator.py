@@ -22,14 +22,15 @@ from agentic_trio.errors import GatewayError, UpstreamError
 from agentic_trio.wire import sse
 from agentic_trio.wire.dialect import (
     JsonObject,
-    decode_object,
-    normal_item,
     normal_usage,
+    reported_error,
+    reports_error,
 )
 from agentic_trio.wire.ids import MintId, item_prefix
-from agentic_trio.wire.output import DELTAS, Event, OutputItem, decode_event
+from agentic_trio.wire.mending import decode_mended, decode_upstream
+from agentic_trio.wire.output import DELTAS, Event, OutputItem, decode_event, event_of, final_form
 from agentic_trio.wire.output_events import MAX_OUTPUT_ITEMS, OutputEvents, object_of
-from agentic_trio.wire.responses import Snapshot, with_output
+from agentic_trio.wire.responses import Snapshot, reported_members, with_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,6 +52,9 @@ TERMINAL = {
 }
 """How a response ended -> its terminal event. OpenAI has no separate one for a cancelled response."""
 
+ERRORS = frozenset({"error", "response.error"})
+"""Events that report an error. Others do if they are none of the Responses API."""
+
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 """How much of one answer is kept in memory. A delta counts as the length of its text plus
 ``output_events.DELTA_COST``."""
@@ -58,7 +62,11 @@ MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 RESPONSE_ERROR_CODES = frozenset(
     {"server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded"}
 )
-"""The codes that ``response.error`` may hold here; strict clients know no others."""
+"""The codes of ours that ``response.error`` may have; the others are ``server_error`` there. Codes that the
+model server sent are kept: clients act on ``insufficient_quota`` and the like, whatever OpenAI lists."""
+
+OUR_UPSTREAM_CODES = frozenset({"upstream_error", "upstream_timeout", "upstream_unreachable"})
+"""The codes of an UpstreamError that the model server didn't send."""
 
 
 class Accumulator:
@@ -110,20 +118,27 @@ class Accumulator:
             UpstreamError: it is not a Response object.
         """
         try:
-            answer = decode_object(body)
+            answer = decode_upstream(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamError("The model server sent something that is not a response.") from None
-        output = answer.get("output")
+        status, output = answer.get("status"), answer.get("output")
+        ended = isinstance(status, str) and status in TERMINAL
+        if not ended and reports_error(answer):
+            raise reported_error(answer)
+        if output is None and ended:
+            output = []
         if not isinstance(output, list):
             raise UpstreamError("The model server sent something that is not a response.")
         if len(output) > MAX_OUTPUT_ITEMS:
             raise UpstreamError("The model server sent too many items.")
+        whole = self._ending("response.completed", answer) == "completed"
         for upstream_item in output:
             if isinstance(upstream_item, dict):
                 type = upstream_item.get("type")
                 id = self._mint(item_prefix(type if isinstance(type, str) else ""))
-                final = normal_item(upstream_item, id, "completed")
+                final, cut = final_form(upstream_item, id, whole=whole)
                 item = OutputItem(len(self.items), id, final, None)
+                item.cut = cut
                 item.finish(final)
                 self.items.append(item)
         self._conclude("response.completed", answer)
@@ -156,8 +171,7 @@ class Accumulator:
         self.snapshot.incomplete_details = None
         self._error = error
         if error is not None:
-            code = error.code if error.code in RESPONSE_ERROR_CODES else "server_error"
-            self.snapshot.error = {"code": code, "message": error.message}
+            self.snapshot.error = {"code": _response_code(error), "message": error.message}
         for item in self.items:
             if item.final is None:
                 item.cut = True
@@ -208,13 +222,23 @@ class Accumulator:
         return self._output.take_sent()
 
     def _take(self, block: sse.Block) -> None:
-        event = decode_event(block.data)
+        members = None
+        try:
+            event = decode_event(block.data)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            members = decode_mended(block.data)
+            event = event_of(members)
+        if not event.type:
+            # Some servers name an event only in its ``event`` line. Its bytes can't pass as they are.
+            event.type, event.sequence_number = sse.event_name(block.raw), None
         family = DELTAS.get(event.type)
         if family is not None:
-            self._output.delta(family, event, block)
+            self._output.delta(family, event, block, members)
         else:
             self._output.left -= len(block.data)
-            self._step(event, decode_object(block.data))
+            self._step(event, members or decode_upstream(block.data))
         if self._output.left < 0 and not self.ended:
             raise UpstreamError("The model server's answer is too large.")
 
@@ -222,8 +246,8 @@ class Accumulator:
         type = event.type
         if type in ("response.completed", "response.incomplete", "response.failed"):
             self._terminal(type, object_of(members, "response"))
-        elif type == "error":
-            self.fail(_stream_error(members))
+        elif type in ERRORS or (not type.startswith("response.") and reports_error(members)):
+            self.fail(reported_error(members))
         elif type not in ("response.created", "response.queued", "response.in_progress"):
             self._output.step(event, members)
 
@@ -242,28 +266,30 @@ class Accumulator:
     def _conclude(self, type: str, answer: JsonObject) -> None:
         snapshot = self.snapshot
         snapshot.usage = normal_usage(answer.get("usage"))
+        snapshot.reported = reported_members(answer)
         status = self._ending(type, answer)
+        reason = _incomplete_reason(answer)
         if status == "failed":
-            self.fail(_stream_error(answer))
+            self.fail(reported_error(answer))
+            snapshot.incomplete_details = {"reason": reason} if reason else None
             return
         self.ended = True
         snapshot.status = status
         if status == "completed":
             snapshot.completed_at = int(self._now())
         else:
-            details = answer.get("incomplete_details")
-            reason = details.get("reason") if isinstance(details, dict) else None
-            known = isinstance(reason, str) and reason
-            snapshot.incomplete_details = {"reason": reason if known else "max_output_tokens"}
+            snapshot.incomplete_details = {"reason": reason or "max_output_tokens"}
 
 
-def _stream_error(members: JsonObject) -> UpstreamError:
-    """Return the error that an ``error`` event or a failed response reports."""
-    error = members.get("error")
-    if not isinstance(error, dict):
-        error = members
-    message, code = error.get("message"), error.get("code")
-    return UpstreamError(
-        message if isinstance(message, str) and message else "The model server failed.",
-        code=code if isinstance(code, str) else None,
-    )
+def _incomplete_reason(answer: JsonObject) -> str | None:
+    details = answer.get("incomplete_details")
+    reason = details.get("reason") if isinstance(details, dict) else None
+    return reason if isinstance(reason, str) and reason else None
+
+
+def _response_code(error: GatewayError) -> str:
+    """The code of ``response.error``, which must have one."""
+    code = error.code or "server_error"
+    if code in RESPONSE_ERROR_CODES or (isinstance(error, UpstreamError) and code not in OUR_UPSTREAM_CODES):
+        return code
+    return "server_error"

@@ -105,6 +105,9 @@ ECHO_DEFAULTS: Members = {
 }
 """The members of a Response object that repeat the request -> their values where it has none."""
 
+ECHOED_IF_GIVEN = frozenset({"prompt_cache_options"})
+"""The members that a Response object repeats, and doesn't have where the request is silent."""
+
 _ECHO_DEFAULTS: Members = {
     name: b'"%b":%b' % (name.encode(), default) for name, default in ECHO_DEFAULTS.items()
 }
@@ -186,7 +189,7 @@ class CreateResponse:
         """Return the Response object's members that repeat this request, as JSON text without braces."""
         parts = _ECHO_DEFAULTS.copy()
         for name, value in self.members.items():
-            if name in parts:
+            if name in parts or name in ECHOED_IF_GIVEN:
                 convert = _ECHOED.get(name)
                 text = value if convert is None else encode(convert(_decode(value)))
                 parts[name] = b'"%b":%b' % (name.encode(), text)

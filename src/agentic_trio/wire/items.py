@@ -125,8 +125,14 @@ def parse_items(values: Sequence[Any], path: str, mint: MintId, *, strict: bool 
 def _item(value: Any, path: str, mint: MintId, strict: bool) -> InputItem:
     if not isinstance(value, dict):
         raise checks.invalid_type(path, "an input item", value)
-    members = {name: member for name, member in value.items() if member is not None}
-    type = members.get("type")
+    type = value.get("type")
+    # Of a type that isn't known here, clients may require members that are null.
+    kept = type not in MEMBERS if isinstance(type, str) else False
+    members = {
+        name: member
+        for name, member in value.items()
+        if member is not None or (kept and name not in ("id", "type"))
+    }
     if type is None:
         reference = _is_reference(None, members.get("role"), members.get("id"))
         type = "item_reference" if reference else "message"

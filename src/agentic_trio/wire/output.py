@@ -83,6 +83,17 @@ class Event(msgspec.Struct, gc=False):
 
 decode_event = msgspec.json.Decoder(Event).decode
 
+_DECIDING = frozenset(
+    {"type", "sequence_number", "output_index", "content_index", "summary_index", "item_id"}
+)
+
+
+def event_of(members: JsonObject) -> Event:
+    """Return the event that has these members. Raises msgspec.ValidationError."""
+    event = msgspec.convert({name: members[name] for name in _DECIDING & members.keys()}, Event)
+    event.delta = members.get("delta")
+    return event
+
 
 class Text:
     """A text that is growing: where it stands, and what has arrived of it.
@@ -93,11 +104,12 @@ class Text:
         index: the number of its part, as the client knows it; None if the text is the item's own member.
         upstream_index: the number that the upstream gave to its part.
         pieces: what has arrived, in order.
+        half: the first half of a character whose other half has not arrived.
         complete: whether its ``done`` event was sent.
         closed: whether its part's ``done`` event was sent.
     """
 
-    __slots__ = ("closed", "complete", "family", "index", "item", "pieces", "upstream_index")
+    __slots__ = ("closed", "complete", "family", "half", "index", "item", "pieces", "upstream_index")
 
     def __init__(
         self, family: Family, item: OutputItem, index: int | None = None, upstream_index: int | None = None
@@ -107,6 +119,7 @@ class Text:
         self.index = index
         self.upstream_index = upstream_index
         self.pieces: list[str] = []
+        self.half = ""
         self.complete = False
         self.closed = False
 
@@ -207,6 +220,10 @@ class OutputItem:
         self._newest[family, upstream_index] = self._newest[family, _ANY] = text
         return text
 
+    def texts(self) -> list[Text]:
+        """The texts that grow in it, its own or those of its parts."""
+        return [self.own] if self.own is not None else [*self.parts["content"], *self.parts["summary"]]
+
     def find_part(self, family: Family, index: int | None) -> Text | None:
         """The newest part of this kind, and with this number where the upstream gave it one."""
         if index is None:
@@ -233,8 +250,21 @@ class OutputItem:
         return item
 
 
+def final_form(item: JsonObject, id: str, *, whole: bool) -> tuple[JsonObject, bool]:
+    """Return an item in its final form, and whether it was cut off.
+
+    Args:
+        item: as the upstream sent it.
+        id: our id for it.
+        whole: whether the response is complete. Otherwise an item that was left ``in_progress`` was cut off.
+    """
+    open = item.get("status") == "in_progress"
+    final = normal_item(item, id, "incomplete" if open and not whole else "completed")
+    return final, open and final.get("status") == "incomplete"
+
+
 def newly_added(item: JsonObject, type: str, id: str) -> JsonObject:
-    """An item as its ``added`` event shows it: under our id, and with nothing in it yet."""
+    """Return an item as its ``added`` event shows it: under our id, and with nothing in it yet."""
     added = normal_item(item, id, "in_progress")
     if type in ("message", "reasoning"):
         added.pop("content", None)
@@ -244,6 +274,7 @@ def newly_added(item: JsonObject, type: str, id: str) -> JsonObject:
         added["summary"] = []
     elif type in BY_ITEM:
         added[BY_ITEM[type].member] = ""
-    if "status" in added:
+    # Outputs of programs and shells are whole when they are added, and say so.
+    if "status" in added and not type.endswith("_output"):
         added["status"] = "in_progress"
     return added

@@ -21,17 +21,21 @@ from typing import TYPE_CHECKING
 
 from agentic_trio.errors import UpstreamError
 from agentic_trio.wire import sse
-from agentic_trio.wire.dialect import JsonObject, decode_object, encode, normal_item, normal_part
+from agentic_trio.wire.dialect import JsonObject, encode, normal_part
 from agentic_trio.wire.ids import MintId, item_prefix
+from agentic_trio.wire.mending import decode_upstream, split_half
 from agentic_trio.wire.output import (
     DONES,
     FAMILIES,
     PART_EVENTS,
+    REASONING,
+    SUMMARY,
     TEXT,
     Event,
     Family,
     OutputItem,
     Text,
+    final_form,
     newly_added,
     part_family,
 )
@@ -82,13 +86,25 @@ class OutputEvents:
     def _send(self, type: str, members: JsonObject) -> None:
         self._sent.append(self.event(type, members))
 
-    def delta(self, family: Family, event: Event, block: sse.Block) -> None:
-        """Take a delta. If its bytes obey the rules already, only the item's id is replaced in them."""
+    def delta(
+        self, family: Family, event: Event, block: sse.Block, members: JsonObject | None = None
+    ) -> None:
+        """Take a delta. If its bytes obey the rules already, only the item's id is replaced in them.
+
+        Args:
+            family: the kind of text that grows.
+            event: the event's members that decide.
+            block: the event's bytes.
+            members: all of the event's members, if its bytes were no JSON and had to be mended.
+        """
         delta = event.delta
         if not isinstance(delta, str):
             return
         text = self._text_of_delta(family, event)
         if text is None or text.complete:
+            return
+        if members is not None or text.half:
+            self._mended_delta(text, delta, members or decode_upstream(block.data))
             return
         text.pieces.append(delta)
         self.left -= len(delta) + DELTA_COST
@@ -97,7 +113,15 @@ class OutputEvents:
             self.sequence += 1
             self._sent.append(block.raw.replace(old_id, text.item.new_id, 1))
         else:
-            self._send_text_event(text, "delta", decode_object(block.data))
+            self._send_text_event(text, "delta", decode_upstream(block.data))
+
+    def _mended_delta(self, text: Text, delta: str, members: JsonObject) -> None:
+        """Take a delta that may begin or end inside a character. Half a character waits for the rest."""
+        delta, text.half = split_half(text.half + delta)
+        if delta:
+            text.pieces.append(delta)
+            self.left -= len(delta) + DELTA_COST
+            self._send_text_event(text, "delta", members | {"delta": delta})
 
     def step(self, event: Event, members: JsonObject) -> None:
         """Take an event that is no delta.
@@ -114,9 +138,9 @@ class OutputEvents:
         elif type == "response.output_item.done":
             self._item_done(event, object_of(members, "item"))
         elif type in ("response.content_part.added", "response.reasoning_summary_part.added"):
-            self._part_added(event, object_of(members, "part"))
+            self._part_added(event, self._part_of(event, members))
         elif type in ("response.content_part.done", "response.reasoning_summary_part.done"):
-            self._part_done(event, object_of(members, "part"))
+            self._part_done(event, self._part_of(event, members))
         else:
             self._pass_on(event, members)
 
@@ -130,10 +154,13 @@ class OutputEvents:
         streamed = FinalLookup(self.items)
         for index, item in enumerate(output):
             if isinstance(item, dict):
-                self._finish(streamed.take(index, item) or self._add(dict(item), index), item)
+                known = streamed.take(index, item) or self._add(dict(item), index)
+                self._finish(known, item, whole=whole)
         for open_item in self.items:
             if open_item.final is None:
                 open_item.cut = not whole
+                for text in open_item.texts():
+                    self._end_character(text)
                 self._close_item(open_item, open_item.so_far("completed" if whole else "incomplete"))
 
     def _item_added(self, event: Event, item: JsonObject) -> None:
@@ -147,7 +174,7 @@ class OutputEvents:
             id if isinstance(id, str) else None,
             event.output_index,
         )
-        self._finish(known or self._add(dict(item), event.output_index), item)
+        self._finish(known or self._add(dict(item), event.output_index), item, whole=True)
 
     def _part_added(self, event: Event, part: JsonObject) -> None:
         family = part_family(part)
@@ -206,6 +233,17 @@ class OutputEvents:
             item = self._add({"type": family.item, "id": event.item_id}, event.output_index)
         return item if item is not None and item.final is None else None
 
+    def _part_of(self, event: Event, members: JsonObject) -> JsonObject:
+        """The part that an event is about; from its name and its item if the upstream left it out."""
+        part = members.get("part")
+        if isinstance(part, dict):
+            return part
+        if event.type.startswith("response.reasoning_summary_part"):
+            return {"type": SUMMARY.part}
+        item = self._lookup.find(None, event.item_id, event.output_index)
+        type = item.added["type"] if item is not None else ""
+        return {"type": {TEXT.item: TEXT.part, REASONING.item: REASONING.part}.get(type)}
+
     def _text_of_delta(self, family: Family, event: Event) -> Text | None:
         """The text that a delta is about; its part is opened now if the upstream never did."""
         item = self._item_of(event, family)
@@ -253,6 +291,8 @@ class OutputEvents:
             final: the whole text in the upstream's words, if it is a string.
             members: what else the upstream said in its ``done`` event.
         """
+        if not isinstance(final, str):
+            self._end_character(text)
         text.complete = True
         sent = text.value()
         if isinstance(final, str) and final != sent:
@@ -261,6 +301,13 @@ class OutputEvents:
                 self._send_text_event(text, "delta", {"delta": final.removeprefix(sent)})
         members[text.family.member] = text.value()
         self._send_text_event(text, "done", members)
+
+    def _end_character(self, text: Text) -> None:
+        """Send U+FFFD for half a character whose other half never came."""
+        if text.half and not text.complete:
+            text.half = ""
+            text.pieces.append("\ufffd")
+            self._send_text_event(text, "delta", {"delta": "\ufffd"})
 
     def _close_part(self, text: Text, final: JsonObject | None) -> None:
         if text.closed:
@@ -285,10 +332,11 @@ class OutputEvents:
         for text in texts:
             self._close_part(text, None)
 
-    def _finish(self, item: OutputItem, final: JsonObject) -> None:
+    def _finish(self, item: OutputItem, final: JsonObject, *, whole: bool) -> None:
         """Close an item as the upstream's final words have it, unless it is closed."""
         if item.final is None:
-            self._close_item(item, normal_item(final, item.id, "completed"))
+            form, item.cut = final_form(final, item.id, whole=whole)
+            self._close_item(item, form)
 
     def _close_item(self, item: OutputItem, final: JsonObject) -> None:
         for place, texts in item.parts.items():
@@ -314,6 +362,7 @@ class OutputEvents:
             and old_id in block.raw
             and block.raw.startswith(_HEADS[family.stem])
             and block.raw.count(b"\n") == 3
+            and (block.raw.isascii() or _is_utf8(block.raw))
         )
 
     def _send_text_event(self, text: Text, verb: str, members: JsonObject) -> None:
@@ -333,6 +382,12 @@ class OutputEvents:
         assert text.family.index is not None
         place = {"item_id": text.item.id, "output_index": text.item.index, text.family.index: text.index}
         self._send(type, {**place, "part": part})
+
+
+def _is_utf8(raw: bytes) -> bool:
+    """True; what isn't UTF-8 raises UnicodeDecodeError, also in members that nothing here looks at."""
+    raw.decode()
+    return True
 
 
 _HEADS = {family.stem: b"event: %b.delta\ndata: {" % family.stem.encode() for family in FAMILIES}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agentic_trio.wire.dialect import JsonObject, decode_object, encode
 
@@ -20,6 +22,7 @@ class Snapshot:
         created_at: Unix seconds.
         echo: the members that repeat the request, as JSON text without braces.
         status: ``queued``, ``in_progress``, or a final status.
+        reported: what the upstream said at the end and the request didn't: see :func:`reported_members`.
     """
 
     id: str
@@ -30,13 +33,20 @@ class Snapshot:
     error: JsonObject | None = None
     incomplete_details: JsonObject | None = None
     usage: JsonObject | None = None
+    reported: JsonObject = field(default_factory=dict)
 
     def under_way(self) -> Snapshot:
         """Return the snapshot that clients may see before the ending is stored: it hides the ending."""
         if self.status in ("queued", "in_progress"):
             return self
         return replace(
-            self, status="in_progress", completed_at=None, error=None, incomplete_details=None, usage=None
+            self,
+            status="in_progress",
+            completed_at=None,
+            error=None,
+            incomplete_details=None,
+            usage=None,
+            reported={},
         )
 
     def queued(self) -> Snapshot:
@@ -57,7 +67,37 @@ class Snapshot:
                 "usage": self.usage,
             }
         )
-        return b"%b,%b}" % (own[:-1], self.echo)
+        return b"%b,%b}" % (own[:-1], _with_reported(self.echo, self.reported))
+
+
+KEPT = ("tool_usage", "content_filters")
+"""The members of an upstream's Response object that are kept, where there are any."""
+
+
+def reported_members(answer: JsonObject) -> JsonObject:
+    """Return what an upstream's final Response object says beside its output, status and usage.
+
+    ``reasoning`` is here if its ``context`` is: the server reports which one it used.
+    """
+    kept = {name: answer[name] for name in KEPT if isinstance(answer.get(name), dict | list)}
+    reasoning = answer.get("reasoning")
+    if isinstance(reasoning, dict) and isinstance(reasoning.get("context"), str):
+        kept["reasoning"] = {"context": reasoning["context"]}
+    return kept
+
+
+def _with_reported(echo: bytes, reported: JsonObject) -> bytes:
+    """Return the echo with what the upstream reported; the members of the echo keep their text."""
+    if not reported:
+        return echo
+    members: dict[str, Any] = _decode_texts(b"{%b}" % echo)
+    members |= {name: value for name, value in reported.items() if name != "reasoning"}
+    if "reasoning" in reported and "reasoning" in members:
+        members["reasoning"] = decode_object(members["reasoning"]) | reported["reasoning"]
+    return encode(members)[1:-1]
+
+
+_decode_texts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def with_output(body: bytes, output: Iterable[bytes]) -> bytes:

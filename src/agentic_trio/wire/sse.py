@@ -118,6 +118,13 @@ def parse_block(raw: bytes) -> Block | None:
     return Block(b"\n".join(data), raw) if data else None
 
 
+def event_name(raw: bytes) -> str:
+    """Return the name in an event's ``event`` line, if the event begins with one."""
+    if not raw.startswith(b"event:"):
+        return ""
+    return raw[6 : raw.index(b"\n")].strip().decode()
+
+
 def encode(type: str, data: bytes) -> bytes:
     """Return one event in the form that OpenAI sends: the type, then the data in one line."""
     return b"event: %b\ndata: %b\n\n" % (type.encode(), data)
