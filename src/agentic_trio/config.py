@@ -52,6 +52,8 @@ class Config:
         max_held_bytes: how much of requests' bodies and of histories may be in memory at once; more gets 429.
         max_background: how many background turns run at once; the others are queued.
         replay_retention: how long the stream of an ended turn can be read again; 0 keeps none.
+        erase_after: how long what was deleted stays in the database's files, at least; turns that were
+            running are waited for, since they may continue it.
         keep_alive_interval: a stream that is silent for so long gets a comment, so that no proxy cuts it.
         conversation_wait: how long a request waits for its turn in a busy conversation; 0 refuses at once.
         strict_parameters: refuse unknown members of a request, as OpenAI does, rather than send them on or
@@ -83,6 +85,7 @@ class Config:
     max_held_bytes: int = 1024 * 1024 * 1024
     max_background: int = 100
     replay_retention: float = 86_400.0
+    erase_after: float = 60.0
     keep_alive_interval: float = 15.0
     conversation_wait: float = 0.0
     strict_parameters: bool = False
@@ -149,6 +152,7 @@ _POSITIVE = (
     "max_concurrent_requests",
     "max_held_bytes",
     "max_background",
+    "erase_after",
     "keep_alive_interval",
 )
 _NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")

@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     option("--max-held-bytes", "max_held_bytes", "bytes of bodies and histories in memory", type=int)
     option("--max-background", "max_background", "background turns that run at once", type=int)
     option("--replay-retention", "replay_retention", "seconds that an ended stream can be read", type=float)
+    option("--erase-after", "erase_after", "seconds after which deleted data leaves the disk", type=float)
     option("--keep-alive-interval", "keep_alive_interval", "seconds of silence before a comment", type=float)
     option("--conversation-wait", "conversation_wait", "seconds to wait for a busy conversation", type=float)
     switch = argparse.BooleanOptionalAction

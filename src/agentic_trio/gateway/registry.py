@@ -107,6 +107,11 @@ class Registry:
             for turn in self._running.values():
                 turn.log.nudge()
 
+    async def wait_for_running(self) -> None:
+        """Wait until every turn that runs now has ended. Cancellation: stops waiting."""
+        for turn in list(self._running.values()):
+            await turn.wait_ended()
+
     async def drain(self, deadline: float) -> None:
         """Wait until no turn runs, until ``deadline`` (in Trio's time) at most."""
         with trio.move_on_at(deadline):
