@@ -14,7 +14,7 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "minting"),
+    ("config", "context", "errors", "minting", "settings"),
     ("net", "http1", "wire"),
     ("store", "upstream"),
     ("gateway",),
@@ -152,3 +152,9 @@ def test_a_library_is_named_only_where_it_belongs(library: str) -> None:
         and not any(each.module == owner or each.module.startswith(f"{owner}.") for owner in owners)
     ]
     assert not wrong
+
+
+def test_the_local_model_s_process_does_not_load_the_gateway() -> None:
+    child = "cli.local_model.child"
+    assert child in {each.module for each in IMPORTS}
+    assert not [str(each) for each in IMPORTS if each.module == child and each.ours]

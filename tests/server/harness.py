@@ -1,13 +1,10 @@
 """Servers on real loopback sockets, and a client that checks every response with h11."""
 
-import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
-import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.utils import wrap_app
@@ -16,8 +13,7 @@ from agentic_trio.server.fallback import BoundedTCPServer
 from agentic_trio.server.limits import ConnectionLimits
 from agentic_trio.server.listen import serve_asgi
 from agentic_trio.server.worker import ServerContext
-
-PATIENCE = 5.0
+from tests.http_client import PATIENCE, Connection
 
 
 def make_config(**settings: Any) -> Config:
@@ -37,65 +33,18 @@ class Response:
     http_version: bytes = b"1.1"
 
 
-class Client:
+class Client(Connection):
     """One connection; requests are raw bytes, responses must be valid for h11."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
-        self.left = b""
-
-    async def send(self, data: bytes) -> None:
-        await self.stream.send_all(data)
 
     async def response(self, method: str = "GET", patience: float = PATIENCE) -> Response:
         """The next response, whole. Raises h11.RemoteProtocolError if it is cut short."""
-        parser = h11.Connection(h11.CLIENT)
-        parser.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
-        parser.send(h11.EndOfMessage())
-        if self.left:
-            parser.receive_data(self.left)
-        head, body = None, b""
-        with trio.fail_after(patience):
-            while True:
-                event = parser.next_event()
-                if event is h11.NEED_DATA:
-                    parser.receive_data(await self.stream.receive_some())
-                elif isinstance(event, h11.Response):
-                    head = event
-                elif isinstance(event, h11.Data):
-                    body += event.data
-                elif isinstance(event, h11.EndOfMessage):
-                    break
-        assert head is not None
-        self.left = parser.trailing_data[0]
-        return Response(head.status_code, dict(head.headers), body, head.http_version)
+        reader = await self.read_response(method, patience)
+        assert reader.head is not None
+        return Response(reader.status, dict(reader.head.headers), reader.body, reader.head.http_version)
 
     async def request(self, data: bytes, method: str = "GET") -> Response:
         await self.send(data)
         return await self.response(method)
-
-    async def read_to_close(self, patience: float = PATIENCE) -> bytes:
-        data, self.left = self.left, b""
-        with trio.fail_after(patience):
-            while more := await self.stream.receive_some():
-                data += more
-        return data
-
-    async def read_until(self, end: bytes) -> bytes:
-        data = b""
-        with trio.fail_after(PATIENCE):
-            while end not in data:
-                more = await self.stream.receive_some()
-                assert more, data
-                data += more
-        return data
-
-    async def is_closed(self, patience: float = PATIENCE) -> bool:
-        return await self.read_to_close(patience) == b""
-
-    async def reset(self) -> None:
-        self.stream.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-        await self.stream.aclose()
 
 
 @dataclass

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import trio
 
-from agentic_trio.gateway.budget import Budget
+from agentic_trio.gateway.admission import Admission
 from agentic_trio.gateway.gateway import open_gateway_over
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.services import Services
@@ -161,7 +161,9 @@ class Machine:
                 upstream=upstream,
                 locks=Locks(self.config.conversation_wait),
                 unrecorded=Unrecorded(store),
-                budget=Budget(self.config.max_held_bytes),
+                admission=Admission(
+                    max_requests=self.config.max_concurrent_requests, max_bytes=self.config.max_held_bytes
+                ),
                 background=trio.CapacityLimiter(self.config.max_background),
                 mint=self.mint,
                 now=now,
@@ -242,8 +244,8 @@ class Machine:
             "background slots": services.background.borrowed_tokens,
             "locks": len(services.locks._locks),
             "keys": len(gateway.keys._locks),
-            "admitted": gateway.admission._admitted,
-            "held bytes": self.config.max_held_bytes - services.budget.left,
+            "admitted": self.config.max_concurrent_requests - gateway.admission.slots,
+            "held bytes": self.config.max_held_bytes - services.admission.bytes_left,
             "unrecorded": len(services.unrecorded._endings),
             "tasks": len(gateway.turns._service.child_tasks) - self._tasks,
         }

@@ -46,6 +46,9 @@ _PATHS = frozenset(
 KEEP_ALIVE_EXPIRY = 4.0
 """Seconds that an idle connection is used again. uvicorn, which vLLM runs on, closes it after five."""
 
+OF_THE_BODY = frozenset({b"accept", b"content-type", b"idempotency-key"})
+"""Headers that describe the client's own request. The one that asks for a response sets its own."""
+
 MAX_REFUSAL_BYTES = 64 * 1024
 """How much of a refusal's body is read: enough for any message."""
 
@@ -155,7 +158,11 @@ class Upstream:
 
         Cancellation: closes the connection at once, so that the server stops generating.
         """
-        headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"accept-encoding", b"identity"),
+            *(field for field in context.headers if field[0] not in OF_THE_BODY),
+        ]
         request = self._request("POST", "/v1/responses", b"", headers, body, context)
         return _Asked(self._transport, request, meanwhile)
 

@@ -7,7 +7,7 @@ The rules, which hold whatever the upstream sends:
   were added and is never reused. Item ids are ours: an upstream may repeat its own.
 - Nothing is mentioned before it was added, and all that was added is done before the terminal event.
   What the upstream leaves out is made up from what it did send.
-- There is one terminal event. It locks the items exactly as their ``output_item.done`` did.
+- There is one terminal event. It holds the items exactly as their ``output_item.done`` did.
 
 An event whose bytes obey the rules already goes on as it came, but for the item's id.
 """
@@ -174,7 +174,7 @@ class Accumulator:
         return with_output(self.snapshot.body(), self.output())
 
     def terminal_events(self) -> list[bytes]:
-        """The last events: ``error`` first if there was one, then the one that locks the response.
+        """The last events: ``error`` first if there was one, then the one that holds the response.
 
         A turn that was cancelled for no error just ends: OpenAI has no event that says so. Nothing is
         used up by asking: if the ending can't be recorded, the turn ends in another way after all.

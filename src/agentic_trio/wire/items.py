@@ -177,7 +177,7 @@ def _message(members: JsonObject, path: str, mint: MintId) -> InputItem:
     elif not isinstance(content, list):
         raise checks.invalid_type(f"{path}.content", "one of a string or array of content parts", content)
     if not content and role == "assistant":
-        # vLLM answers a history that locks an answer without content with 500.
+        # vLLM answers a history that holds an answer without content with 500.
         content = [{"type": "output_text", "text": ""}]
     members["content"] = [
         _part(part, f"{path}.content[{index}]", allowed) for index, part in enumerate(content)

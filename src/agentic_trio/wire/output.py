@@ -21,7 +21,7 @@ class Family:
         item: the type of the items that hold such text.
         place: the item's member that lists the parts; empty if the text is the item's own member.
         part: the part's type.
-        member: the member that locks the text, in the part or item and in the ``done`` event.
+        member: the member that holds the text, in the part or item and in the ``done`` event.
         index: the event's member that numbers the part.
         stem: the events' names, less ``.delta`` and ``.done``.
     """
@@ -170,7 +170,7 @@ class OutputItem:
         """Whether it was cut off so early that no model can be asked to go on from it.
 
         That is a call without all of its arguments, and a message or reasoning without any text: vLLM
-        answers a history that locks an item without content with 500.
+        answers a history that holds an item without content with 500.
         """
         if not self.cut:
             return False

@@ -39,6 +39,10 @@ class Snapshot:
             self, status="in_progress", completed_at=None, error=None, incomplete_details=None, usage=None
         )
 
+    def queued(self) -> Snapshot:
+        """As a background request's client gets it first, whether or not it has begun meanwhile."""
+        return replace(self.under_way(), status="queued")
+
     def body(self) -> bytes:
         """The JSON text without ``output``: what the store keeps."""
         own = encode(

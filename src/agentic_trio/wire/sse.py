@@ -12,7 +12,7 @@ DONE = b"data: [DONE]\n\n"
 """What ends every stream of the Responses API, after its terminal event."""
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-"""No event is larger: one locks a whole response at most. Bounds what an endless line can cost."""
+"""No event is larger: one holds a whole response at most. Bounds what an endless line can cost."""
 
 
 class EventTooLarge(Exception):
@@ -102,7 +102,7 @@ class Decoder:
 
 
 def parse_block(raw: bytes) -> Block | None:
-    """Read one event's lines. None if it locks no data (comments, empty lines)."""
+    """Read one event's lines. None if it holds no data (comments, empty lines)."""
     # Nearly all events have one of two forms, told apart without splitting them into lines.
     lines = raw.count(b"\n")
     begin = raw.find(b"\n") + 1 if lines == 3 and raw.startswith(b"event: ") else 0
