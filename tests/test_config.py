@@ -29,6 +29,7 @@ POSITIVE = (
     "max_concurrent_requests",
     "max_held_bytes",
     "max_background",
+    "erase_after",
     "keep_alive_interval",
 )
 NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")

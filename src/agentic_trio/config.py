@@ -238,6 +238,16 @@ class Config:
         help="how long the events of an ended stream can be read again; 0 keeps none",
         more="They are read with `GET /v1/responses/{id}?stream=true`. The response itself stays.",
     )
+    erase_after: float = setting(
+        60.0,
+        "--erase-after",
+        group=STORE,
+        above=0,
+        unit="seconds",
+        help="how long what was deleted stays in the database's files, at least",
+        more="It may take twice as long, and as long as the turns take that were running then: these may "
+        "continue what was deleted.",
+    )
     turn_timeout: float = setting(
         3600.0,
         "--turn-timeout",
