@@ -51,6 +51,10 @@ MAX_OUTPUT_ITEMS = 2000
 """The items of one output. Each costs some kilobytes here, in the log and in the store."""
 
 
+MAX_OUTPUT_PARTS = 2000
+"""The parts of all items of one output. Each makes four events, however little the upstream sent for it."""
+
+
 class OutputEvents:
     """Follows the items of one output. Sans-io.
 
@@ -66,6 +70,7 @@ class OutputEvents:
         self.left = limit
         self._mint = mint
         self._lookup = ItemLookup()
+        self._parts = 0
         self._sent: list[bytes] = []
 
     def take_sent(self) -> list[bytes]:
@@ -278,6 +283,9 @@ class OutputEvents:
     def _add_part(
         self, item: OutputItem, family: Family, upstream_index: int | None, part: JsonObject
     ) -> Text:
+        self._parts += 1
+        if self._parts > MAX_OUTPUT_PARTS:
+            raise UpstreamError("The model server sent too many content parts.")
         text = item.add_part(family, upstream_index)
         empty = {**(part or {"type": family.part}), family.member: "", **_NO_NOTES.get(family.part, {})}
         self._send_part_event(PART_EVENTS[family.place][0], text, normal_part(empty))
