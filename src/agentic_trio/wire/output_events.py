@@ -71,6 +71,7 @@ class OutputEvents:
         self._mint = mint
         self._lookup = ItemLookup()
         self._parts = 0
+        self._last: tuple[tuple[object, ...], Text | None] = ((), None)
         self._sent: list[bytes] = []
 
     def take_sent(self) -> list[bytes]:
@@ -105,7 +106,11 @@ class OutputEvents:
         delta = event.delta
         if not isinstance(delta, str):
             return
-        text = self._text_of_delta(family, event)
+        place = (family, event.item_id, event.output_index, event.content_index, event.summary_index)
+        if place != self._last[0]:
+            # Nearly all deltas grow the text that the one before grew.
+            self._last = (place, self._text_of_delta(family, event))
+        text = self._last[1]
         if text is None or text.complete:
             return
         if members is not None or text.half:
@@ -134,6 +139,7 @@ class OutputEvents:
         Raises:
             UpstreamError: it isn't what its name says.
         """
+        self._last = ((), None)
         type = event.type
         family = DONES.get(type)
         if family is not None:

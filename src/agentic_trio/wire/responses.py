@@ -49,6 +49,10 @@ class Snapshot:
             reported={},
         )
 
+    def queued(self) -> Snapshot:
+        """Return the snapshot that a background request is answered with, however soon its turn begins."""
+        return replace(self.under_way(), status="queued")
+
     def body(self) -> bytes:
         """Return the JSON text without ``output``, as it is stored."""
         own = encode(
