@@ -462,7 +462,8 @@ def _rewritten(values: JsonObject, hosted: Collection[str]) -> Members:
     """The members that go upstream in other words than the client's."""
     tools = values.get("tools", [])
     sent = sent_tools(tools, hosted)
-    return {"tools": encode(sent)} if len(sent) < len(tools) else {}
+    same = len(sent) == len(tools) and all(new is old for new, old in zip(sent, tools, strict=True))
+    return {} if same else {"tools": encode(sent)}
 
 
 def _refuse_hosted(members: Members) -> None:
