@@ -158,8 +158,8 @@ _CONFIGURING = frozenset({"LLM_API_BASE", "OPENAI_API_KEY", "DATABASE_URL", "GAT
 def fake_upstream(directory: Path) -> AbstractContextManager[Server]:
     """Our fake vLLM."""
     port = free_port()
-    script = ROOT / "tests" / "fake_upstream.py"
-    return running("fake-vllm", [sys.executable, str(script), "--port", str(port)], port, directory)
+    command = [sys.executable, "-m", "tests.fake_upstream", "--port", str(port)]
+    return running("fake-vllm", command, port, directory, environment={"PYTHONPATH": str(ROOT)})
 
 
 def our_gateway(upstream: str, directory: Path) -> AbstractContextManager[Server]:

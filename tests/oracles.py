@@ -60,7 +60,7 @@ def check_error(
     """An error answer: ``{"error": {"message", "type", "param", "code"}}``, nothing more, nothing less."""
     parsed = json.loads(body) if isinstance(body, bytes | str) else body
     require(400 <= status <= 599, f"an error has an error status, not {status}", parsed)
-    require(isinstance(parsed, dict) and list(parsed) == ["error"], "the body locks `error` alone", parsed)
+    require(isinstance(parsed, dict) and list(parsed) == ["error"], "the body holds `error` alone", parsed)
     error: Json = parsed["error"]
     require(isinstance(error, dict), "`error` is an object", parsed)
     require(set(error) == {"message", "type", "param", "code"}, "an error has its four keys", error)
@@ -621,7 +621,7 @@ class Stream:
         output = response["output"]
         ids = [item["id"] for item in output]
         wanted = [item.added["id"] for item in self.items]
-        require(ids == wanted, f"the output locks the items that were added, in order: {wanted}", ids)
+        require(ids == wanted, f"the output holds the items that were added, in order: {wanted}", ids)
         for item, final in zip(self.items, output, strict=True):
             if item.done is None:
                 require(kind == "response.failed", "every item is done before the end", item.added)
@@ -719,9 +719,9 @@ class Stream:
         require(opened.closed is None, "a part is done once", part)
         require(part["type"] == opened.added["type"], f"the part stays {opened.added['type']}", part)
         require(opened.said is not None, "the text of a part is done before the part", part)
-        require(part[_text_key(part)] == opened.said, f"the part locks its text: {brief(opened.said)}", part)
+        require(part[_text_key(part)] == opened.said, f"the part holds its text: {brief(opened.said)}", part)
         noted = part.get("annotations", opened.annotations)
-        require(noted == opened.annotations, "the part locks the annotations that were added", part)
+        require(noted == opened.annotations, "the part holds the annotations that were added", part)
         check_part(part)
         opened.closed = part
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections import Counter
+from collections import Counter, defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "minting"),
+    ("config", "context", "errors", "minting", "settings"),
     ("net", "http1", "wire"),
     ("store", "upstream"),
     ("gateway",),
@@ -130,6 +131,15 @@ def test_neighbouring_packages_know_nothing_of_each_other() -> None:
     assert not wrong
 
 
+def test_no_import_leads_back_to_its_module() -> None:
+    imported: dict[str, set[str]] = defaultdict(set)
+    for each in IMPORTS:
+        if each.ours:
+            imported[each.module].add(each.target)
+    # A circle is a CycleError that names its modules.
+    TopologicalSorter(imported).prepare()
+
+
 def test_a_name_in_two_packages_is_a_resource_of_the_api() -> None:
     names = Counter(path.stem for path in MODULES if not path.stem.startswith("__"))
     assert {name for name, count in names.items() if count > 1} <= RESOURCES
@@ -164,3 +174,9 @@ def test_a_library_is_named_only_where_it_belongs(library: str) -> None:
         and not any(each.module == owner or each.module.startswith(f"{owner}.") for owner in owners)
     ]
     assert not wrong
+
+
+def test_the_local_model_s_process_does_not_load_the_gateway() -> None:
+    child = "cli.local_model.child"
+    assert child in {each.module for each in IMPORTS}
+    assert not [str(each) for each in IMPORTS if each.module == child and each.ours]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from agentic_trio import Config, ConfigError
-from agentic_trio.config import ENVIRONMENT, parse_origins
+from agentic_trio.config import ENVIRONMENT, SETTINGS, log_sources, parse_origins
+from agentic_trio.settings import Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SECRET = "sk-secret"
 
@@ -24,6 +29,7 @@ POSITIVE = (
     "max_concurrent_requests",
     "max_held_bytes",
     "max_background",
+    "erase_after",
     "keep_alive_interval",
 )
 NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")
@@ -61,6 +67,14 @@ def test_the_defaults_are_right() -> None:
         f"http://me:{SECRET}@host",
         f"http://host/?key={SECRET}",
         "http://host/#fragment",
+        "http://host\r",
+        "http://host\t",
+        "http://host ",
+        " http://host",
+        "http://ho\nst",
+        "http://host/\x00",
+        "http://host\u2028",
+        "http://a..b",
     ],
 )
 def test_a_model_server_must_be_a_plain_url(base: str) -> None:
@@ -68,14 +82,43 @@ def test_a_model_server_must_be_a_plain_url(base: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "sqlite://", "here.db", "sqlite:here.db", f"postgresql://me:{SECRET}@host/db"]
+    "url",
+    [
+        "",
+        "sqlite://",
+        "here.db",
+        "sqlite:here.db",
+        f"postgresql://me:{SECRET}@host/db",
+        "sqlite:///x.db?mode=rwc",
+        "sqlite://x.db#here",
+        "sqlite://x\x00.db",
+        "sqlite://x.db\n",
+    ],
 )
 def test_a_database_must_be_a_sqlite_url_with_a_path(url: str) -> None:
     assert "db_url" in refused(db_url=url)
 
 
-def test_a_host_must_be_given() -> None:
-    assert "host" in refused(host="")
+@pytest.mark.parametrize("host", ["", "a..b", "x" * 64, "a\nb", "a\x00"])
+def test_a_host_must_be_one(host: str) -> None:
+    assert "host" in refused(host=host)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "9000"),
+        ("port", True),
+        ("max_connections", 1.5),
+        ("turn_timeout", "5"),
+        ("list_endpoints", "yes"),
+        ("cors_allowed_origins", "https://a.example"),
+        ("host", None),
+        ("openai_api_key", 5),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, value: object) -> None:
+    assert refused(**{name: value}).startswith(f"{name} must be ")
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
@@ -212,3 +255,214 @@ def test_what_the_environment_gives_is_checked_too() -> None:
 )
 def test_origins_are_separated_by_commas(text: str, origins: tuple[str, ...]) -> None:
     assert parse_origins(text) == origins
+
+
+TEXTS: dict[str, tuple[str, Any]] = {
+    "llm_api_base": ("https://host", "https://host"),
+    "db_url": ("sqlite://x.db", "sqlite://x.db"),
+    "cors_allowed_origins": ("https://a.example,*", ("https://a.example", "*")),
+    "allowed_hosts": ("gateway.example, localhost", ("gateway.example", "localhost")),
+    "client_auth": ("replace", "replace"),
+    "on_disconnect": ("finish", "finish"),
+    "strict_parameters": ("true", True),
+    "list_endpoints": ("1", True),
+    "bridge_silence": ("false", False),
+    "host": ("::1", "::1"),
+    "openai_api_key": ("null", "null"),
+}
+"""Field -> a text and its value. All others are numbers."""
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
+    text, value = TEXTS.get(name, (" 7 ", 7))
+    variable = f"AGENTIC_TRIO_{name.upper()}"
+    config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
+    assert getattr(config, name) == value
+    assert type(getattr(config, name)) is type(getattr(Config(openai_api_key=SECRET), name))
+    assert config.source_of(name) == Source("variable", variable)
+
+
+def test_a_variable_of_our_own_wins_over_an_older_name() -> None:
+    assert Config.from_env({"GATEWAY_PORT": "1", "AGENTIC_TRIO_PORT": "2"}).port == 2
+    assert Config.from_env({"GATEWAY_PORT": "1", "AGENTIC_TRIO_PORT": ""}).port == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("AGENTIC_TRIO_TURN_TIMEOUT", "long"),
+        ("AGENTIC_TRIO_MAX_BACKGROUND", "1.5"),
+        ("AGENTIC_TRIO_LIST_ENDPOINTS", "perhaps"),
+        ("AGENTIC_TRIO_ON_DISCONNECT", "ignore"),
+    ],
+)
+def test_a_variable_that_can_t_be_read_is_named(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable} must be .*, not '{text}'$"):
+        Config.from_env({variable: text})
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_variable_that_is_not_utf_8_is_one_line(name: str) -> None:
+    variable = SETTINGS[name].variable
+    with pytest.raises(ConfigError, match=f"{variable}|{name}") as caught:
+        Config.from_env({variable: "\udcff"})
+    assert str(caught.value).isprintable()
+
+
+def test_a_value_that_can_t_be_used_is_named_with_its_variable() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^port must be from 0 to 65535, not 65536 \(set by GATEWAY_PORT\)$"
+    ):
+        Config.from_env({"GATEWAY_PORT": "65536"})
+
+
+@pytest.mark.parametrize("variable", ["AGENTIC_TRIO_PROT", "AGENTIC_TRIO_PORT_FILE"])
+def test_an_unknown_variable_is_named_and_its_value_is_not(
+    variable: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Config.from_env({variable: SECRET}) == Config()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        f"{variable} is not a setting and has no effect: did you mean AGENTIC_TRIO_PORT?"
+    )
+
+
+def test_known_variables_and_those_of_others_get_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    ours = {variable: "" for each in SETTINGS.values() for variable in each.variables}
+    Config.from_env(ours | {"AGENTIC_TRIO_CONFIG": "", "AGENTIC_TRIO_OPENAI_API_KEY_FILE": "", "PATH": "x"})
+    assert not caplog.records
+
+
+# --------------------------------------------------------------------------- secrets in files
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY_FILE", "AGENTIC_TRIO_OPENAI_API_KEY_FILE"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_secret_can_be_in_a_file(variable: str, end: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(f"{SECRET}{end}".encode())
+    config = Config.from_env({variable: str(tmp_path / "key")})
+    assert config.openai_api_key == SECRET
+    assert config.source_of("openai_api_key") == Source("variable", variable)
+
+
+@pytest.mark.parametrize(
+    ("content", "about"),
+    [
+        (None, "OPENAI_API_KEY_FILE names can't be read: No such file"),
+        (b"", "OPENAI_API_KEY_FILE names is empty"),
+        (b"\n", "OPENAI_API_KEY_FILE names is empty"),
+        (b"\xff", "OPENAI_API_KEY_FILE names can't be read: it is not UTF-8"),
+        (f"{SECRET}\n\n".encode(), "openai_api_key has characters"),
+    ],
+)
+def test_a_secret_s_file_that_can_t_be_used_is_named(
+    content: bytes | None, about: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(ConfigError, match=about) as caught:
+        Config.from_env({"OPENAI_API_KEY_FILE": str(tmp_path / "key")})
+    assert SECRET not in str(caught.value)
+
+
+def test_a_secret_is_given_once() -> None:
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY and OPENAI_API_KEY_FILE are both set"):
+        Config.from_env({"OPENAI_API_KEY": SECRET, "OPENAI_API_KEY_FILE": "/none"})
+
+
+# --------------------------------------------------------------------------- file and flags
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "gateway.toml"
+    path.write_text('port = 1\nhost = "::1"\nturn_timeout = 5\nlist_endpoints = true\nmax_background = 7\n')
+    return path
+
+
+def test_a_file_sets_values_of_every_type(file: Path) -> None:
+    file.write_text(file.read_text() + 'cors_allowed_origins = ["https://a.example/", "https://b.example"]')
+    config = Config.from_env({"AGENTIC_TRIO_CONFIG": str(file)})
+    assert config == Config(
+        port=1,
+        host="::1",
+        turn_timeout=5.0,
+        list_endpoints=True,
+        max_background=7,
+        cors_allowed_origins=("https://a.example", "https://b.example"),
+    )
+
+
+def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(file: Path) -> None:
+    environ = {"GATEWAY_PORT": "2", "GATEWAY_HOST": "127.0.0.2", "AGENTIC_TRIO_CONFIG": "/none"}
+    config = Config.from_command({"port": "3", "host": None}, str(file), environ)
+    assert (config.port, config.host, config.turn_timeout) == (3, "127.0.0.2", 5.0)
+    assert config.source_of("port") == Source("flag", "--port")
+    assert config.source_of("host") == Source("variable", "GATEWAY_HOST")
+    assert config.source_of("turn_timeout") == Source("file", str(file))
+    assert config.source_of("idle_timeout") == Source("default")
+
+
+def test_what_a_program_gives_is_known_as_that() -> None:
+    assert Config(port=1).source_of("port") == Source("program")
+    config = Config.from_env({"GATEWAY_PORT": "1", "GATEWAY_HOST": "h"}, port=2)
+    assert config.source_of("port") == Source("program")
+    assert dataclasses.replace(config, port=3).source_of("host") == Source("variable", "GATEWAY_HOST")
+    assert dataclasses.replace(config, host="i").source_of("host") == Source("program")
+
+
+@pytest.mark.parametrize(
+    ("content", "about"),
+    [
+        ("prot = 1", "unknown key 'prot': did you mean port?"),
+        ("[server]\nport = 1", "unknown key 'server'"),
+        ("port = ", "is not TOML"),
+        ('port = "many"', "port in .* must be a number, not 'many'"),
+        pytest.param(f"port = {'9' * 5000}", "is not TOML", id="a number of 5000 digits"),
+        (f"turn_timeout = {'9' * 400}", "turn_timeout"),
+        ("max_connections = -1e999", "max_connections"),
+        ("port = 1979-05-27", "port in .* must be a number"),
+        ('"a\\nb" = 1', r"unknown key 'a\\nb'"),
+        ("port = [1]", "port in .* must be a number"),
+        ("port = 65536", r"port must be from 0 to 65535, not 65536 \(set by .*gateway.toml\)"),
+        ("host = 5", "host in .* must be text, not int"),
+        (f"openai_api_key = ['{SECRET}']", "openai_api_key in .* must be text, not list"),
+        ("cors_allowed_origins = 5", "cors_allowed_origins in .* must be a list of texts"),
+    ],
+)
+def test_a_file_that_can_t_be_used_is_one_line_that_names_it(content: str, about: str, file: Path) -> None:
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=about) as caught:
+        Config.from_command({}, str(file), {})
+    assert "gateway.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"/no/such.toml can't be read: No such file"):
+        Config.from_command({}, "/no/such.toml", {})
+
+
+@pytest.mark.parametrize(("flag", "text"), [("port", "x"), ("turn_timeout", "soon")])
+def test_a_flag_that_can_t_be_read_is_named(flag: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{SETTINGS[flag].flag} must be a number, not '{text}'$"):
+        Config.from_command({flag: text}, None, {})
+
+
+def test_the_log_says_which_variables_and_file_were_used(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    environ = {"OPENAI_API_KEY": SECRET, "AGENTIC_TRIO_PORT": "4711", "GATEWAY_PORT": "1"}
+    log_sources(Config.from_command({"host": "h"}, str(file), environ))
+    (line,) = caplog.messages
+    assert line == f"settings come from file {file}, variable AGENTIC_TRIO_PORT, variable OPENAI_API_KEY"
+
+
+def test_the_log_says_nothing_of_defaults_and_flags(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log_sources(Config.from_command({"port": "1"}, None, {}))
+    assert not caplog.messages

@@ -5,25 +5,26 @@ import re
 import subprocess
 import sys
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
-from tests import fake_upstream
 from tests.fake_upstream import (
     DATA,
     Call,
     CustomCall,
+    FakeUpstream,
     Reasoning,
     Refusal,
     Script,
     Text,
     Unknown,
+    cut_writes,
     open_fake_upstream,
     split_events,
 )
+from tests.http_client import open_exchange
 from tests.oracles import accumulate
 
 WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
@@ -65,12 +66,9 @@ async def stream(client, given, **members) -> list[dict]:
 @asynccontextmanager
 async def raw(upstream, given, **members):
     """A plain connection that has sent a streaming request."""
-    body = json.dumps(ask(given, stream=True, **members)).encode()
-    connection = await trio.open_tcp_stream("127.0.0.1", int(upstream.url.rpartition(":")[2]))
-    async with connection:
-        head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
-        await connection.send_all(head.encode() + body)
-        yield connection
+    async with open_exchange(int(upstream.url.rpartition(":")[2])) as client:
+        await client.request("POST", "/v1/responses", ask(given, stream=True, **members))
+        yield client.stream
 
 
 # ------------------------------------------------------------- as the recordings
@@ -432,7 +430,7 @@ async def test_wire_forms(upstream, client):
 
 
 async def test_utf8_writes_cut_inside_a_character():
-    cut = fake_upstream.cut_writes(Script(writes="utf8"), ["aé€b".encode()])
+    cut = cut_writes(Script(writes="utf8"), ["aé€b".encode()])
     assert cut == [b"a\xc3", b"\xa9\xe2", b"\x82\xacb"]
 
 
@@ -515,7 +513,7 @@ async def test_exception_of_the_block_leaves_as_it_is():
 
 async def test_memory_stream_serves_without_sockets():
     ours, theirs = trio.testing.memory_stream_pair()
-    upstream = fake_upstream.FakeUpstream(Script())
+    upstream = FakeUpstream(Script())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(upstream.serve, theirs)
         await ours.send_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -524,8 +522,8 @@ async def test_memory_stream_serves_without_sockets():
 
 
 async def test_runs_as_a_process():
-    command = [sys.executable, str(Path(fake_upstream.__file__)), "--deltas", "3", "--interval", "0.001"]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "tests.fake_upstream", "--deltas", "3", "--interval", "0.001"]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=DATA.parents[1])
     try:
         url = (await process.stdout.receive_some()).decode().strip()
         async with httpx.AsyncClient(base_url=url) as client:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from quart_trio.asgi import TrioASGILifespan
 
-from agentic_trio.config import Config
+from agentic_trio.config import Config, log_sources
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.web.app import attach, create_app
@@ -27,8 +27,9 @@ class GatewayLifespan(TrioASGILifespan):
         await receive()
         try:
             config = Config.from_env()
+            log_sources(config)
             async with open_gateway(config) as gateway:
-                attach(cast("GatewayApp", self.app), gateway)
+                attach(cast("GatewayApp", self.app), gateway, listens=False)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except ConfigError as error:

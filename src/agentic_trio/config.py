@@ -1,116 +1,381 @@
-"""The gateway's configuration: frozen, checked once, from code or from the environment."""
+"""The gateway's configuration: every setting, declared once; frozen, and checked when it is made."""
 
 from __future__ import annotations
 
-import math
+import logging
 import os
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from agentic_trio.errors import ConfigError
+from agentic_trio.settings import (
+    CONFIG_VARIABLE,
+    Found,
+    Setting,
+    Source,
+    printable,
+    read_file,
+    read_flags,
+    read_variables,
+    setting,
+    settings_of,
+    warn_of_unknown_variables,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SQLITE = "sqlite://"
 
-ENVIRONMENT = {
-    "LLM_API_BASE": "llm_api_base",
-    "OPENAI_API_KEY": "openai_api_key",
-    "DATABASE_URL": "db_url",
-    "GATEWAY_HOST": "host",
-    "GATEWAY_PORT": "port",
-    "CORS_ALLOWED_ORIGINS": "cors_allowed_origins",
-}
-"""Environment variable -> field. The names are those that users of such gateways set already."""
+MODEL_SERVER = "Model server"
+LISTENING = "Listening"
+STORE = "Store"
+TURNS = "Turns"
+LIMITS = "Limits"
+API = "API"
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """A comma-separated list."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def parse_origins(text: str) -> tuple[str, ...]:
+    """A comma-separated list of origins."""
+    return tuple(origin.rstrip("/") for origin in parse_names(text))
+
+
+def _check_base(base: str) -> str | None:
+    # urlsplit() drops tabs and line breaks without a word; httpx then fails on them at each request.
+    if not base.isprintable() or " " in base:
+        return "must be a URL without spaces, tabs, line breaks and other control characters"
+    shown = _redacted(base)
+    try:
+        parts = urlsplit(base)
+        port = parts.port
+    except ValueError:
+        return f"is not a URL: {shown!r}"
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        return f"must be an http:// or https:// URL, not {shown!r}"
+    if parts.username is not None or parts.query or parts.fragment:
+        return "must be without user, query and fragment"
+    return _check_host(parts.hostname)
+
+
+def _check_host(host: str) -> str | None:
+    if not host:
+        return "must not be empty"
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return "is not the name of a host"
+    return None if host.isprintable() else "is not the name of a host"
+
+
+def _check_key(key: str | None) -> str | None:
+    if key is None or (key.isascii() and key.isprintable() and key == key.strip()):
+        return None
+    return "has characters that no HTTP header can carry"
+
+
+def _check_names(names: tuple[str, ...]) -> str | None:
+    # They are compared with what a header says.
+    if all(each.isascii() and each.isprintable() and " " not in each for each in names):
+        return None
+    return "must be names in ASCII without spaces, separated by commas"
+
+
+def _check_database(url: str) -> str | None:
+    if not url.startswith(SQLITE) or len(url) == len(SQLITE):
+        return f"must be {SQLITE} and a path, not {_redacted(url)!r}"
+    if "?" in url or "#" in url:
+        return f"must be {SQLITE} and a path, without ? and #: it takes no parameters"
+    return None if url.isprintable() else "has characters that can't be printed"
+
+
+def _redacted(url: str) -> str:
+    """A URL as it may be shown: without the user and password that it may hold."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """What a gateway needs to know. Times are in seconds, sizes in bytes.
 
+    ``SETTINGS`` has what is declared here, by name; docs/configuration.md shows it.
+
     Attributes:
-        llm_api_base: the model server, with or without a trailing ``/v1``.
-        openai_api_key: sent upstream for requests that bring no key of their own.
-        db_url: ``sqlite://`` and a path: ``sqlite://./here.db``, ``sqlite:///var/lib/there.db``.
-        host: address to listen on.
-        port: port to listen on; 0 takes a free one.
-        client_auth: ``forward`` a client's bearer token, or ``replace`` it with ``openai_api_key``.
-        cors_allowed_origins: origins whose pages may call; ``*`` is any. None by default.
-        graceful_timeout: how long running requests may go on once the server is told to stop.
-        max_request_body_size: larger bodies are refused with 413.
-        turn_timeout: how long a turn may take, from its request to its last event.
-        commit_timeout: how long a turn that has ended waits for its commit.
-        connect_timeout: how long connecting to the model server may take.
-        idle_timeout: how long the model server may be silent, before its headers or between two reads.
-        write_timeout: how long a client may take nothing of what it is sent.
-        max_connections: how many clients may be connected at once.
-        on_disconnect: what becomes of a turn whose client leaves: ``cancel`` it, or ``finish`` it.
-        upstream_retries: how often a call is tried again that failed before anything was generated.
-        max_concurrent_requests: how many requests may be at the model server at once; more get 429.
-        max_held_bytes: how much of requests' bodies and of histories may be in memory at once; more gets 429.
-        max_background: how many background turns run at once; the others are queued.
-        replay_retention: how long the stream of an ended turn can be read again; 0 keeps none.
-        keep_alive_interval: a stream that is silent for so long gets a comment, so that no proxy cuts it.
-        conversation_wait: how long a request waits for its turn in a busy conversation; 0 refuses at once.
-        strict_parameters: refuse unknown members of a request, as OpenAI does, rather than send them on or
-            ignore them.
-        list_endpoints: serve ``GET /v1/responses`` and ``GET /v1/conversations``, which OpenAI has not.
+        found: what was read from flags, variables and a file; :meth:`source_of` looks there.
 
     Raises:
         ConfigError: a value can't be used. The message is one line and names the field.
     """
 
-    llm_api_base: str = "http://localhost:8000"
-    openai_api_key: str | None = field(default=None, repr=False)
-    db_url: str = "sqlite://./agentic_api.db"
-    host: str = "127.0.0.1"
-    port: int = 9000
-    client_auth: Literal["forward", "replace"] = "forward"
-    cors_allowed_origins: tuple[str, ...] = ()
-    graceful_timeout: float = 20.0
-    max_request_body_size: int = 10 * 1024 * 1024
-    turn_timeout: float = 3600.0
-    commit_timeout: float = 30.0
-    connect_timeout: float = 10.0
-    idle_timeout: float = 600.0
-    write_timeout: float = 30.0
-    max_connections: int = 10_000
-    on_disconnect: Literal["cancel", "finish"] = "cancel"
-    upstream_retries: int = 0
-    max_concurrent_requests: int = 1000
-    max_held_bytes: int = 1024 * 1024 * 1024
-    max_background: int = 100
-    replay_retention: float = 86_400.0
-    keep_alive_interval: float = 15.0
-    conversation_wait: float = 0.0
-    strict_parameters: bool = False
-    list_endpoints: bool = False
+    llm_api_base: str = setting(
+        "http://localhost:8000",
+        "--llm-api-base",
+        group=MODEL_SERVER,
+        aliases=("LLM_API_BASE",),
+        unit="URL",
+        check=_check_base,
+        help="the model server, an http:// or https:// URL",
+        more="A trailing `/v1` makes no difference.",
+    )
+    openai_api_key: str | None = setting(
+        None,
+        "--openai-api-key",
+        group=MODEL_SERVER,
+        aliases=("OPENAI_API_KEY",),
+        unit="key",
+        secret=True,
+        check=_check_key,
+        help="the bearer token for requests that bring none",
+        more="A flag shows in the process list: prefer a variable or a file.",
+    )
+    client_auth: Literal["forward", "replace"] = setting(
+        "forward",
+        "--client-auth",
+        group=MODEL_SERVER,
+        help="what becomes of a client's bearer token",
+        more="`forward`: a client's `Authorization` goes to the model server, for that request only. "
+        "`replace`: `openai_api_key` goes instead, whatever the client sent; "
+        "for SDKs that send a made-up key.",
+    )
+    connect_timeout: float = setting(
+        10.0,
+        "--connect-timeout",
+        group=MODEL_SERVER,
+        above=0,
+        unit="seconds",
+        help="how long connecting to the model server may take",
+    )
+    idle_timeout: float = setting(
+        600.0,
+        "--idle-timeout",
+        group=MODEL_SERVER,
+        above=0,
+        unit="seconds",
+        help="how long the model server may be silent",
+        more="This holds before its headers and between two reads.",
+    )
+    upstream_retries: int = setting(
+        0,
+        "--upstream-retries",
+        group=MODEL_SERVER,
+        at_least=0,
+        unit="times",
+        help="how often a call is tried again that failed before any output",
+    )
+    host: str = setting(
+        "127.0.0.1",
+        "--host",
+        group=LISTENING,
+        aliases=("GATEWAY_HOST",),
+        check=_check_host,
+        help="the address to listen on",
+    )
+    port: int = setting(
+        9000,
+        "--port",
+        group=LISTENING,
+        aliases=("GATEWAY_PORT",),
+        at_least=0,
+        at_most=65535,
+        help="the port to listen on; 0 takes a free one",
+        more="The port is printed.",
+    )
+    cors_allowed_origins: tuple[str, ...] = setting(
+        (),
+        "--cors-allowed-origins",
+        group=LISTENING,
+        aliases=("CORS_ALLOWED_ORIGINS",),
+        unit="origins",
+        parse=parse_origins,
+        check=_check_names,
+        help="the origins whose pages may call, separated by commas; * is any",
+        more="In a file it can be an array too.",
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        "--allowed-hosts",
+        group=LISTENING,
+        unit="hosts",
+        parse=parse_names,
+        check=_check_names,
+        help="the names by which clients may call, separated by commas",
+        more="A gateway on loopback takes loopback's own names too, and refuses every other `Host`: a page "
+        "could make its name resolve there. Elsewhere every name is taken unless some are given.",
+    )
+    graceful_timeout: float = setting(
+        20.0,
+        "--graceful-timeout",
+        group=LISTENING,
+        at_least=0,
+        unit="seconds",
+        help="how long requests may go on after SIGTERM or SIGINT",
+        more="What still runs then is recorded as `cancelled`, and its client is told.",
+    )
+    db_url: str = setting(
+        "sqlite://./agentic_api.db",
+        "--db-url",
+        group=STORE,
+        aliases=("DATABASE_URL",),
+        unit="URL",
+        check=_check_database,
+        help="the database, sqlite:// and a path",
+        more="The path is relative (`sqlite://./here.db`) or absolute (`sqlite:///var/lib/there.db`). "
+        "`sqlite://:memory:` keeps nothing after the end.",
+    )
+    replay_retention: float = setting(
+        86_400.0,
+        "--replay-retention",
+        group=STORE,
+        at_least=0,
+        unit="seconds",
+        help="how long the events of an ended stream can be read again; 0 keeps none",
+        more="They are read with `GET /v1/responses/{id}?stream=true`. The response itself stays.",
+    )
+    erase_after: float = setting(
+        60.0,
+        "--erase-after",
+        group=STORE,
+        above=0,
+        unit="seconds",
+        help="how long what was deleted stays in the database's files, at least",
+        more="It may take twice as long, and as long as the turns take that were running then: these may "
+        "continue what was deleted.",
+    )
+    turn_timeout: float = setting(
+        3600.0,
+        "--turn-timeout",
+        group=TURNS,
+        above=0,
+        unit="seconds",
+        help="how long a turn may take",
+        more="The time runs from the call of the model server on.",
+    )
+    commit_timeout: float = setting(
+        30.0,
+        "--commit-timeout",
+        group=TURNS,
+        above=0,
+        unit="seconds",
+        help="how long a turn that has ended waits for its commit",
+        more="After that its client is sent no ending; `GET` returns it.",
+    )
+    on_disconnect: Literal["cancel", "finish"] = setting(
+        "cancel",
+        "--on-disconnect",
+        group=TURNS,
+        help="what becomes of a stored turn whose client disconnects",
+        more="`cancel`: the call of the model server is closed and what had arrived is kept. "
+        "`finish`: the turn goes on and can be fetched. "
+        "The header `X-On-Disconnect` decides for one request.",
+    )
+    conversation_wait: float = setting(
+        0.0,
+        "--conversation-wait",
+        group=TURNS,
+        at_least=0,
+        unit="seconds",
+        help="how long a request waits for a busy conversation; 0 refuses at once",
+        more="The refusal has the code `conversation_locked`.",
+    )
+    max_background: int = setting(
+        100,
+        "--max-background",
+        group=TURNS,
+        above=0,
+        unit="turns",
+        help="how many background turns run at once",
+        more="The others are `queued`.",
+    )
+    keep_alive_interval: float = setting(
+        15.0,
+        "--keep-alive-interval",
+        group=TURNS,
+        above=0,
+        unit="seconds",
+        help="how long a stream may be silent before it is sent a comment",
+        more="A proxy would cut a stream that is silent for long.",
+    )
+    bridge_silence: bool = setting(
+        True,
+        "--bridge-silence",
+        group=TURNS,
+        help="begin a stream whose model server is silent for keep_alive_interval",
+        more="Otherwise a proxy may cut it before the first token. What it costs: a refusal that comes "
+        "later is told as events, without a status and `retry-after`.",
+    )
+    max_request_body_size: int = setting(
+        10 * 1024 * 1024,
+        "--max-request-body-size-bytes",
+        group=LIMITS,
+        above=0,
+        unit="bytes",
+        help="how large a request's body may be",
+        more="Larger bodies are refused with 413.",
+    )
+    max_concurrent_requests: int = setting(
+        1000,
+        "--max-concurrent-requests",
+        group=LIMITS,
+        above=0,
+        unit="requests",
+        help="how many requests may be at the model server at once",
+        more="More are refused with 429 and `retry-after`.",
+    )
+    max_held_bytes: int = setting(
+        1024 * 1024 * 1024,
+        "--max-held-bytes",
+        group=LIMITS,
+        above=0,
+        unit="bytes",
+        help="how much of bodies and histories may be in memory at once",
+        more="What would be more is refused with 429 and `retry-after`.",
+    )
+    max_connections: int = setting(
+        10_000,
+        "--max-connections",
+        group=LIMITS,
+        above=0,
+        unit="clients",
+        help="how many clients may be connected at once",
+    )
+    write_timeout: float = setting(
+        30.0,
+        "--write-timeout",
+        group=LIMITS,
+        above=0,
+        unit="seconds",
+        help="how long a client may take nothing of what it is sent",
+    )
+    strict_parameters: bool = setting(
+        False,
+        "--strict-parameters",
+        group=API,
+        help="refuse unknown members of a request, as OpenAI does",
+        more="Otherwise they are sent on or, for conversations, ignored.",
+    )
+    list_endpoints: bool = setting(
+        False,
+        "--list-endpoints",
+        group=API,
+        help="serve lists of responses and conversations",
+        more="`GET /v1/responses` and `GET /v1/conversations` are not in OpenAI's API.",
+    )
+    found: dict[str, Found] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_base(self.llm_api_base)
-        if not self.db_url.startswith(SQLITE) or len(self.db_url) == len(SQLITE):
-            raise ConfigError(f"db_url must be {SQLITE} and a path, not {_redacted(self.db_url)!r}")
-        if not self.host:
-            raise ConfigError("host must not be empty")
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
-        if self.client_auth not in ("forward", "replace"):
-            raise ConfigError(f"client_auth must be forward or replace, not {self.client_auth!r}")
-        if self.on_disconnect not in ("cancel", "finish"):
-            raise ConfigError(f"on_disconnect must be cancel or finish, not {self.on_disconnect!r}")
+        for name, each in SETTINGS.items():
+            if problem := each.problem(getattr(self, name)):
+                setter = self.source_of(name).name
+                raise ConfigError(f"{problem} (set by {printable(setter)})" if setter else problem)
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
-        if self.openai_api_key is not None and not _is_header_value(self.openai_api_key):
-            raise ConfigError("openai_api_key locks characters that no HTTP header can carry")
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not value > 0 or math.isinf(value):
-                raise ConfigError(f"{name} must be more than 0, not {value}")
-        for name in _NOT_NEGATIVE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
 
     @property
     def upstream_origin(self) -> str:
@@ -122,72 +387,64 @@ class Config:
         """The database's file: what follows ``sqlite://``."""
         return self.db_url.removeprefix(SQLITE)
 
+    def source_of(self, name: str) -> Source:
+        """Where the value of a setting came from."""
+        value, found = getattr(self, name), self.found.get(name)
+        # dataclasses.replace() may have put another value in its place.
+        if found is not None and found.value is value:
+            return found.source
+        return Source("default" if value == SETTINGS[name].default else "program")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, /, **overrides: Any) -> Config:
         """The configuration that the environment gives; ``overrides`` that are not None win.
 
-        An empty variable counts as unset. Raises ConfigError.
+        Raises:
+            ConfigError: a value can't be read or used.
         """
-        environ = os.environ if environ is None else environ
-        values: dict[str, Any] = {}
-        for variable, name in ENVIRONMENT.items():
-            text = environ.get(variable)
-            if text:
-                values[name] = _parsed(variable, name, text)
-        values.update((name, value) for name, value in overrides.items() if value is not None)
-        return cls(**values)
+        given = {
+            name: Found(value, Source("program")) for name, value in overrides.items() if value is not None
+        }
+        return cls._read(os.environ if environ is None else environ, None, given)
+
+    @classmethod
+    def from_command(
+        cls, flags: Mapping[str, Any], file: str | None = None, environ: Mapping[str, str] | None = None
+    ) -> Config:
+        """The configuration of a command: flags win over variables, these over the file.
+
+        Args:
+            flags: field -> text; None for a flag that was not given.
+            file: the configuration file; None for the one that ``AGENTIC_TRIO_CONFIG`` names, if any.
+            environ: the environment; None for the process's.
+
+        Raises:
+            ConfigError: a value can't be read or used.
+        """
+        return cls._read(os.environ if environ is None else environ, file, read_flags(SETTINGS, flags))
+
+    @classmethod
+    def _read(cls, environ: Mapping[str, str], file: str | None, given: Mapping[str, Found]) -> Config:
+        warn_of_unknown_variables(SETTINGS, environ)
+        file = file or environ.get(CONFIG_VARIABLE)
+        in_file = read_file(SETTINGS, file) if file else {}
+        found = {**in_file, **read_variables(SETTINGS, environ), **given}
+        return cls(**{name: each.value for name, each in found.items()}, found=found)
 
 
-_POSITIVE = (
-    "max_request_body_size",
-    "turn_timeout",
-    "commit_timeout",
-    "connect_timeout",
-    "idle_timeout",
-    "write_timeout",
-    "max_connections",
-    "max_concurrent_requests",
-    "max_held_bytes",
-    "max_background",
-    "keep_alive_interval",
-)
-_NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")
+SETTINGS: Mapping[str, Setting] = MappingProxyType(settings_of(Config))
+"""Field -> what is declared of it."""
+
+ENVIRONMENT = {alias: name for name, each in SETTINGS.items() for alias in each.aliases}
+"""Environment variable -> field. The names that users of such gateways set already."""
 
 
-def _parsed(variable: str, name: str, text: str) -> Any:
-    if name == "cors_allowed_origins":
-        return parse_origins(text)
-    if name == "port":
-        try:
-            return int(text)
-        except ValueError:
-            raise ConfigError(f"{variable} must be a number, not {text!r}") from None
-    return text
+def log_sources(config: Config) -> None:
+    """Log which variables and which file a configuration came from: their names, no values.
 
-
-def parse_origins(text: str) -> tuple[str, ...]:
-    """A comma-separated list of origins."""
-    return tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
-
-
-def _check_base(base: str) -> None:
-    shown = _redacted(base)
-    try:
-        parts = urlsplit(base)
-        port = parts.port
-    except ValueError:
-        raise ConfigError(f"llm_api_base is not a URL: {shown!r}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise ConfigError(f"llm_api_base must be an http:// or https:// URL, not {shown!r}")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ConfigError("llm_api_base must be without user, query and fragment")
-
-
-def _redacted(url: str) -> str:
-    """A URL as it may be shown: without the user and password that it may hold."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else url
-
-
-def _is_header_value(text: str) -> bool:
-    return text.isascii() and text.isprintable() and text == text.strip()
+    Nothing is logged if it came from neither.
+    """
+    used = {config.source_of(name) for name in config.found}
+    names = sorted(f"{kind} {printable(name)}" for kind, name in used if kind in ("variable", "file"))
+    if names:
+        logging.getLogger(__name__).info("settings come from %s", ", ".join(names))

@@ -17,11 +17,13 @@ class RequestContext:
         authorization: the value of the ``Authorization`` header for the upstream, or None.
         owner: whose state it may see; empty for the single user of an open gateway.
         request_id: names the request in logs and answers.
+        headers: the client's headers that go upstream with it, authorization not among them.
     """
 
     authorization: bytes | None = field(default=None, repr=False)
     owner: str = ""
     request_id: str = ""
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
 
 
 def bearer(key: str | None) -> bytes | None:

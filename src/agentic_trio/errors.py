@@ -21,7 +21,7 @@ class GatewayError(Exception):
 
     Attributes:
         status: the HTTP status.
-        message: for the client; never locks a token, a path or a statement.
+        message: for the client; never holds a token, a path or a statement.
         type: OpenAI's error type.
         code: OpenAI's error code, or None.
         param: the request's member that is at fault, or None.

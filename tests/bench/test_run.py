@@ -60,6 +60,16 @@ def test_tiny_comparison_runs_with_this_gateway_alone(tmp_path):
     assert all(isinstance(row["values"]["agentic-trio"], float) for row in rows), rows
 
 
+def test_tiny_comparison_of_the_connections_measures_both_apps(tmp_path):
+    done = run_script("connection.py", tmp_path, "--json", str(tmp_path / "connection.json"))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "connection.json").read_text())
+    assert len(rows) == 4
+    for row in rows:
+        assert all(value > 0 for value in row["values"].values()), row
+        assert row["values"].keys() == {"agentic-trio", "hypercorn"}
+
+
 def reply(text, status=200):
     return Reply(status, text.encode(), 0.0, 0.0)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+from agentic_trio.asgi import GatewayLifespan, app
 from tests.fake_upstream import FakeUpstream, open_fake_upstream
+from tests.http_client import open_exchange, open_under_way
 from tests.oracles import check_event_stream
-from tests.web.raw import open_raw, open_under_way
 
-from .harness import Server, environment, open_process, open_server
+from .harness import Server, environment, open_group, open_process, open_server, running_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +52,7 @@ async def test_conversation_and_stream_are_served(tmp_path: Path, upstream: Fake
 
 
 async def test_connection_close_closes(tmp_path: Path, upstream: FakeUpstream) -> None:
-    async with open_hypercorn(tmp_path, upstream) as server, open_raw(server.port) as client:
+    async with open_hypercorn(tmp_path, upstream) as server, open_exchange(server.port) as client:
         await client.request("GET", "/health", connection="close")
         await client.read()
         with trio.fail_after(5):
@@ -84,10 +87,37 @@ async def test_sigterm_ends_it_with_0_and_records_what_ran(tmp_path: Path, upstr
 
 async def test_bad_configuration_is_named_and_keeps_it_from_starting(tmp_path: Path) -> None:
     command = [*HYPERCORN, "agentic_trio.asgi:app"]
-    with (tmp_path / "log").open("wb") as file:
-        process = await trio.lowlevel.open_process(
-            command, env=environment(DATABASE_URL="mysql://x"), stdout=file, stderr=file
-        )
-    with trio.fail_after(60):
-        await process.wait()  # hypercorn's own exit code is 0 then
+    async with open_group(command, tmp_path / "log", {"DATABASE_URL": "mysql://x"}) as process:
+        with trio.fail_after(60):
+            await process.wait()  # hypercorn's own exit code is 0 then
     assert "db_url must be sqlite://" in (tmp_path / "log").read_text()
+
+
+async def test_no_worker_outlives_its_server(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with open_hypercorn(tmp_path, upstream) as server:
+        group = server.process.pid
+        assert len(running_in(group)) > 1, "hypercorn serves from a worker"
+    assert running_in(group) == []
+
+
+async def test_the_log_names_the_variables_that_were_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name in [name for name in os.environ if name not in environment()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite://{tmp_path / 'x.db'}")
+    sent: list[str] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.shutdown" if sent else "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope: Any = {"type": "lifespan", "asgi": {}, "state": {}}
+    await GatewayLifespan(app, scope)(receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert [text for text in caplog.messages if "settings" in text] == [
+        "settings come from variable DATABASE_URL"
+    ]

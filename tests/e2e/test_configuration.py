@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,10 +14,10 @@ import trio
 
 from agentic_trio import Config, open_gateway
 from agentic_trio.cli.main import main
-from agentic_trio.config import ENVIRONMENT
+from agentic_trio.config import SETTINGS
 from tests.fake_upstream import open_fake_upstream
 
-from .harness import COMMAND, open_process, open_server, run_command
+from .harness import COMMAND, environment, open_process, open_server, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +41,17 @@ ARGUMENTS = {
     "grace is not a number": (["serve", "--graceful-timeout", "nan"], "graceful_timeout"),
     "no body at all": (["serve", "--max-request-body-size-bytes", "0"], "max_request_body_size"),
     "nothing to replace with": (["serve", "--client-auth", "replace"], "openai_api_key"),
+    "flag given twice": (["serve", "--port", "1", "--port", "2"], "--port is given 2 times"),
+    "switch given twice": (
+        ["serve", "--list-endpoints", "--no-list-endpoints"],
+        "--list-endpoints",
+    ),
+    "url with a line break": (["serve", "--llm-api-base", "http://x\r"], "llm_api_base"),
+    "database with parameters": (["serve", "--db-url", "sqlite:///x.db?mode=rwc"], "db_url"),
+    "host with an empty label": (["serve", "--host", "a..b"], "host"),
+    "no configuration file": (["serve", "--config", "/no/such.toml"], "/no/such.toml"),
+    "unknown choice": (["serve", "--client-auth", "ignore"], "--client-auth"),
+    "value too much": (["serve", "now"], "now"),
     "key with a line break": (["serve", "--openai-api-key", "a\nb"], "openai_api_key"),
 }
 
@@ -60,7 +75,7 @@ def call(
     """The command, called where no process of its own is needed to see what it says."""
 
     def call(arguments: list[str], about: str, **variables: str) -> None:
-        for name in ENVIRONMENT:
+        for name in [name for name in os.environ if name not in environment()]:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -87,6 +102,10 @@ def test_bad_argument_is_one_line_and_exit_code_2(
         ("LLM_API_BASE", "nonsense", "llm_api_base"),
         ("DATABASE_URL", "mysql://ada:SECRET@db/x", "mysql://***@db/x"),
         ("OPENAI_API_KEY", "sk-\u00e4", "openai_api_key"),
+        ("OPENAI_API_KEY_FILE", "/no/such/key", "OPENAI_API_KEY_FILE"),
+        ("LLM_API_BASE", "http://x\t", "llm_api_base"),
+        ("AGENTIC_TRIO_CONFIG", "/no/such.toml", "/no/such.toml"),
+        ("AGENTIC_TRIO_TURN_TIMEOUT", "long", "AGENTIC_TRIO_TURN_TIMEOUT"),
     ],
 )
 def test_bad_variable_is_one_line_and_exit_code_2(
@@ -199,3 +218,45 @@ async def test_serves_before_the_upstream_is_there(tmp_path: Path) -> None:
     async with open_server(tmp_path, "http://127.0.0.1:1") as server:
         assert (await server.client.get("/health")).status_code == 200
         assert (await server.client.get("/ready")).status_code == 503
+
+
+async def test_a_file_configures_the_gateway_and_the_log_names_what_did(tmp_path: Path) -> None:
+    async with open_fake_upstream() as upstream:
+        file = tmp_path / "gateway.toml"
+        file.write_text(
+            f'llm_api_base = "{upstream.url}"\ndb_url = "sqlite://{tmp_path}/file.db"\nport = 1\n'
+        )
+        variables = {"AGENTIC_TRIO_PORT": "0", "AGENTIC_TRIO_PROT": "sk-none"}
+        command = [*COMMAND, "serve", "--config", str(file)]
+        async with open_process(command, tmp_path / "log", variables) as server:
+            assert (await server.client.get("/ready")).status_code == 200
+        log = (tmp_path / "log").read_text()
+    assert f"INFO settings come from file {file}, variable AGENTIC_TRIO_PORT\n" in log
+    assert "WARNING AGENTIC_TRIO_PROT is not a setting" in log
+    assert "sk-none" not in log
+    assert (tmp_path / "file.db").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["serve", "--help"], ["demo", "--help"]])
+def test_help_and_version_load_no_framework(arguments: list[str]) -> None:
+    code = f"import sys\nfrom agentic_trio.cli.main import main\nmain({arguments})\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    modules = loaded.splitlines()[-1].split()
+    assert {"click", "agentic_trio.config"} <= {*modules}
+    assert not {"trio", "anyio", "quart", "quart_trio", "hypercorn", "httpx", "sqlite3"} & {*modules}
+
+
+def test_version_is_the_package_s() -> None:
+    assert run_command("--version").stdout == f"agentic-trio {metadata.version('agentic-trio')}\n"
+
+
+def test_help_names_every_setting_under_its_heading() -> None:
+    text = run_command("serve", "--help").stdout
+    for each in SETTINGS.values():
+        assert f"\n{each.group}:\n" in text
+        assert f"\n  {each.flag} " in text
+
+
+def test_a_shell_can_complete_options() -> None:
+    variables = {"_AGENTIC_TRIO_COMPLETE": "bash_complete", "COMP_WORDS": "agentic-trio serve --on-d"}
+    assert run_command(**variables, COMP_CWORD="2").stdout == "plain,--on-disconnect\n"

@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from tests.fake_upstream import FakeUpstream, open_fake_upstream
+from tests.http_client import open_exchange, open_under_way
 from tests.oracles import check_list, check_response
-from tests.web.raw import open_raw, open_under_way
 
 from .harness import Server, open_server
 
@@ -93,13 +93,13 @@ class Client:
     async def ask(self, *, stream: bool) -> None:
         body = {"model": "tiny", "input": f"client {self.number}, turn {len(self.told)}"}
         body |= {"conversation": self.conversation, "stream": stream}
-        async with open_raw(self.server.port) as raw:
+        async with open_exchange(self.server.port) as raw:
             await raw.request("POST", "/v1/responses", body, connection="close")
             if stream:
-                await raw.read_until(b"response.in_progress")
+                await raw.read_body_until(b"response.in_progress")
                 self.announced.add(raw.id)
-                await raw.read_until(b"event: response.completed")
-                await raw.read_until(b"[DONE]")
+                await raw.read_body_until(b"event: response.completed")
+                await raw.read_body_until(b"[DONE]")
                 self.told.append(raw.events[-1]["response"])
             else:
                 answer = await raw.read()

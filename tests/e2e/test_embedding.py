@@ -11,9 +11,9 @@ import trio
 
 from agentic_trio import Config, Gateway, GatewayError, NotFound, UpstreamError, open_gateway, serve
 from tests.fake_upstream import FakeUpstream, Script, open_fake_upstream
+from tests.http_client import open_under_way
 from tests.oracles import check_conversation, check_events, check_response
 from tests.web.harness import said
-from tests.web.raw import open_under_way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -98,6 +98,26 @@ async def test_leaving_a_stream_by_an_error_raises_that_error_bare(
     with pytest.raises(KeyError, match="mine"):
         await use()
     await upstream.wait_aborted(1)
+
+
+async def test_a_program_is_bound_by_the_same_slots_as_clients(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    upstream.script(Script(hang=True))
+    config = Config(
+        llm_api_base=upstream.url, db_url=f"sqlite://{tmp_path / 'x.db'}", max_concurrent_requests=1
+    )
+    async with open_gateway(config) as gateway, trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.create_response, ASK)
+        await upstream.wait_stalled(1)
+        with pytest.raises(GatewayError) as refused:
+            await gateway.create_response(ASK)
+        assert refused.value.status == 429
+        with pytest.raises(GatewayError) as refused:
+            async with gateway.stream_response(ASK):
+                pass
+        assert refused.value.status == 429
+        nursery.cancel_scope.cancel()
 
 
 async def test_cancelled_program_leaves_a_recorded_turn(gateway: Gateway, upstream: FakeUpstream) -> None:

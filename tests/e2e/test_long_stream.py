@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from tests.fake_upstream import open_fake_upstream
+from tests.http_client import open_under_way
 from tests.oracles import check_event_stream
-from tests.web.raw import open_under_way
 
 from .harness import open_server
 

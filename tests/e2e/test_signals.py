@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: what runs may finish, then it is ended, recorded and told; nothing locks it up."""
+"""SIGTERM and SIGINT: what runs may finish, then it is ended, recorded and told; nothing holds it up."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from tests.fake_upstream import FakeUpstream, Script, Text, open_fake_upstream
+from tests.http_client import open_exchange, open_under_way
 from tests.oracles import check_event_stream
-from tests.web.raw import open_raw, open_under_way
 
 from .harness import Server, open_server
 
@@ -70,7 +70,7 @@ async def test_stream_finishes_within_the_grace(
 async def test_answer_finishes_within_the_grace(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with (
         open_server(tmp_path, upstream.url, "--graceful-timeout", "60") as server,
-        open_raw(server.port) as client,
+        open_exchange(server.port) as client,
     ):
         body = {"model": "tiny", "input": '!{"hang": true} hi'}
         await client.request("POST", "/v1/responses", body)
@@ -102,7 +102,7 @@ async def test_stream_that_outlasts_the_grace_is_told_recorded_and_ended(
 async def test_answer_that_outlasts_the_grace_is_503(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with (
         open_server(tmp_path, upstream.url, "--graceful-timeout", "0.2") as server,
-        open_raw(server.port) as client,
+        open_exchange(server.port) as client,
     ):
         await client.request("POST", "/v1/responses", {"model": "tiny", "input": '!{"hang": true} hi'})
         await upstream.wait_stalled(1)

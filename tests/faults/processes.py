@@ -200,6 +200,7 @@ def hold(database: str) -> None:
 
 def main(descriptor: int) -> None:
     """Fork gateways until the other side closes."""
+    import agentic_trio.cli.run  # noqa: F401  (loaded once, before the forks)
     from agentic_trio.cli.main import main as run
 
     for name in ("OPENAI_API_KEY", "LLM_API_BASE", "DATABASE_URL", "GATEWAY_PORT", "GATEWAY_HOST"):

@@ -10,18 +10,17 @@ import trio
 import trio.testing
 
 from tests.fake_upstream import Call, Reasoning, Script, Text
+from tests.http_client import open_at_event, open_exchange
 from tests.oracles import check_event_stream, check_response, check_resumed
 
-from .client import open_at_event, open_client
 from .ledger import ledger
 from .world import check_ended_early, continued, ended, get, open_file_world, status_on_disk, streamed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.http_client import Exchange
     from tests.web.harness import World
-
-    from .client import EventClient
 
 OUTPUT = Script(
     output=(
@@ -41,7 +40,7 @@ def stopping_after(events: int) -> Script:
     return OUTPUT.varied(stall_after=events)
 
 
-async def leave(client: EventClient, index: int) -> None:
+async def leave(client: Exchange, index: int) -> None:
     """As browsers do, and as killed programs do."""
     await (client.reset() if index % 2 else client.fin())
     ledger.fault()
@@ -168,7 +167,7 @@ async def test_leaving_an_answer_that_is_not_streamed_aborts_the_model_server(
     async with open_file_world(database, scripts[how], list_endpoints=True) as world:
         conversation = await world.converse()
         body = {"model": "tiny", "input": "hi", "conversation": conversation}
-        async with open_client(world.port) as client:
+        async with open_exchange(world.port) as client:
             await client.request("POST", "/v1/responses", body)
             await world.upstream.wait_stalled(1)
             await leave(client, 0)
@@ -185,7 +184,7 @@ async def test_an_answer_that_is_not_streamed_finishes_without_its_client_where_
 ) -> None:
     scripts = {"before the head": Script(hang=True), "in the body": Script(stall_after=0, cut_bytes=40)}
     async with open_file_world(database, scripts[how], list_endpoints=True, on_disconnect="finish") as world:
-        async with open_client(world.port) as client:
+        async with open_exchange(world.port) as client:
             await client.request("POST", "/v1/responses", {"model": "tiny", "input": "hi"})
             await world.upstream.wait_stalled(1)
             await leave(client, 1)

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from tests.fake_upstream import Script, open_fake_upstream
+from tests.http_client import open_at_event
 from tests.oracles import check_error, check_event_stream, check_response
 from tests.web.harness import MODEL, said
 
-from .client import open_at_event
 from .ledger import LONG, ledger
 from .world import UNDER_WAY, assert_intact, ended, get
 
@@ -281,7 +281,7 @@ async def check_histories(http: httpx.AsyncClient, upstream: FakeUpstream, told:
 
 
 async def check_conversations(http: httpx.AsyncClient, told: Told) -> None:
-    """Each locks what was seen, then perhaps one turn whose end was not seen, whole or not at all."""
+    """Each holds what was seen, then perhaps one turn whose end was not seen, whole or not at all."""
     for id, texts in told.conversations.items():
         answer = await http.get(f"/v1/conversations/{id}/items?order=asc&limit=100")
         assert answer.status_code == 200, answer.text

@@ -12,15 +12,16 @@ import pytest
 import trio
 import trio.testing
 
+from agentic_trio.gateway import admission
 from agentic_trio.server import serve as server_app
 from agentic_trio.server.limits import ConnectionLimits
 from agentic_trio.store import threads
 from agentic_trio.wire import accumulator, items
 from tests.fake_upstream import Script, Text, open_fake_upstream
+from tests.http_client import Exchange, open_at_event, open_exchange, parse_response
 from tests.oracles import check_error, check_event_stream
-from tests.web.harness import MODEL, nested, parse_raw
+from tests.web.harness import MODEL, nested
 
-from .client import EventClient, open_at_event, open_client
 from .ledger import LONG, ledger
 from .world import PATIENCE, PLAIN, continued, ended, open_file_world, streamed
 
@@ -42,16 +43,16 @@ IDLE_CONNECTIONS = 8_000 if LONG else 2_000
 
 
 def head(path: str, *fields: str, method: str = "POST") -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: x", *fields, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: localhost", *fields, "", ""]).encode()
 
 
-async def answer_to(client: EventClient) -> tuple[int, dict[str, str], bytes]:
+async def answer_to(client: Exchange) -> tuple[int, dict[str, str], bytes]:
     """What a connection is told until it is closed."""
     parts = []
     with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
         while part := await client.stream.receive_some():
             parts.append(part)
-    return parse_raw(b"".join(parts))
+    return parse_response(b"".join(parts))
 
 
 async def check_served(world: World) -> None:
@@ -77,12 +78,12 @@ async def test_more_requests_than_may_be_get_429_before_their_body_is_read(
     database: Path, running: str, refused: str
 ) -> None:
     async with open_file_world(database, HANGING, max_concurrent_requests=2) as world:
-        async with open_client(world.port) as one, open_client(world.port) as two:
+        async with open_exchange(world.port) as one, open_exchange(world.port) as two:
             path, body = KINDS[running]
             for client in (one, two):
                 await client.request("POST", path, body)
             await world.upstream.wait_stalled(2)
-            async with open_client(world.port) as third:
+            async with open_exchange(world.port) as third:
                 await third.stream.send_all(head(KINDS[refused][0], "content-length: 999"))
                 await third.read_head()
                 ledger.fault()
@@ -99,7 +100,7 @@ async def test_more_requests_than_may_be_get_429_before_their_body_is_read(
 async def test_bodies_that_are_too_much_together_get_429(database: Path, members: Json) -> None:
     large = {"model": MODEL, "input": "x" * 600_000, **members}
     async with open_file_world(database, HANGING, max_held_bytes=1_000_000) as world:
-        async with open_client(world.port) as first:
+        async with open_exchange(world.port) as first:
             await first.request("POST", "/v1/responses", large)
             await world.upstream.wait_stalled(1)
             status, error = await world.refused(**large)
@@ -111,7 +112,94 @@ async def test_bodies_that_are_too_much_together_get_429(database: Path, members
             await first.read()
         with trio.fail_after(PATIENCE):
             await world.post("/v1/responses", large)
-        assert world.gateway.budget.left == 1_000_000
+        assert world.gateway.admission.bytes_left == 1_000_000
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+async def test_heads_without_their_bodies_keep_nobody_out(database: Path, path: str) -> None:
+    async with (
+        open_file_world(database, HELLO, max_concurrent_requests=2) as world,
+        AsyncExitStack() as stack,
+    ):
+        for framing in ("content-length: 999", "transfer-encoding: chunked") * 3:
+            client = await stack.enter_async_context(open_exchange(world.port))
+            await client.stream.send_all(head(path, framing))
+            ledger.fault()
+        await check_served(world)
+
+
+@pytest.mark.parametrize("members", [{}, {"store": False}], ids=["stored", "relayed"])
+async def test_as_many_bodies_are_served_as_there_is_declared_room_for(database: Path, members: Json) -> None:
+    body = json.dumps({"model": MODEL, "input": "x" * 265_000, **members}).encode()
+    counted = len(body) - admission.UNCOUNTED
+    fields = (f"content-length: {len(body)}", "connection: close")
+    async with (
+        open_file_world(database, PLAIN, max_held_bytes=4 * counted + counted // 2) as world,
+        AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(open_exchange(world.port)) for _ in range(9)]
+        for client in clients:
+            await client.stream.send_all(head("/v1/responses", *fields) + body[:-1])
+        for client in clients[4:]:
+            # Nothing of theirs was kept, so all of them hear it before any body has ended.
+            await client.read_head()
+            ledger.fault()
+            assert client.status == 429
+        for client in clients[:4]:
+            await client.stream.send_all(body[-1:])
+            await client.read_head()
+            assert client.status == 200
+            await client.read()
+        with trio.fail_after(PATIENCE):
+            while world.gateway.admission.bytes_left < 4 * counted + counted // 2:
+                await trio.lowlevel.checkpoint()
+
+
+async def open_deaf(port: int, stack: AsyncExitStack) -> trio.SocketStream:
+    """A connection of a client that takes little: what it doesn't read stays with the gateway."""
+    socket = trio.socket.socket()
+    socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+    await socket.connect(("127.0.0.1", port))
+    return await stack.enter_async_context(trio.SocketStream(socket))
+
+
+@pytest.mark.parametrize("path", ["", "/input_items"], ids=["response", "items"])
+async def test_answers_that_nobody_reads_count(database: Path, path: str) -> None:
+    large = "x" * 9_000_000
+    members = {"input": large} if path else {"instructions": large}
+    async with (
+        open_file_world(database, PLAIN, max_held_bytes=30_000_000) as world,
+        AsyncExitStack() as stack,
+    ):
+        id = (await world.create(**members))["id"]
+        with trio.fail_after(PATIENCE):
+            while world.gateway.admission.bytes_left < 30_000_000:
+                await trio.lowlevel.checkpoint()
+        for _ in range(3):
+            stream = await open_deaf(world.port, stack)
+            before = world.gateway.admission.bytes_left
+            await stream.send_all(head(f"/v1/responses/{id}{path}", method="GET"))
+            with trio.fail_after(PATIENCE):
+                while world.gateway.admission.bytes_left == before:
+                    await trio.lowlevel.checkpoint()
+            ledger.fault()
+        answer = await world.client.get(f"/v1/responses/{id}{path}")
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        await world.create(input="small")
+        await stack.aclose()
+        with trio.fail_after(PATIENCE):
+            while (await world.client.get(f"/v1/responses/{id}{path}")).status_code != 200:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_what_a_refused_request_had_is_free_when_it_reads_the_refusal(database: Path) -> None:
+    body = {"model": MODEL, "input": "x" * 400_000}
+    async with open_file_world(database, PLAIN, max_held_bytes=500_000) as world:
+        for _ in range(20):
+            status, error = await world.refused(**body, previous_response_id="resp_unknown")
+            assert (status, error["code"]) == (400, "previous_response_not_found")
+            assert world.gateway.admission.bytes_left == 500_000
+            ledger.fault()
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -129,7 +217,7 @@ async def test_the_body_of_a_turn_that_outlives_its_request_counts_until_it_ends
                 pass
         world.upstream.release()
         with trio.fail_after(PATIENCE):
-            while world.gateway.budget.left < 1_000_000:
+            while world.gateway.admission.bytes_left < 1_000_000:
                 await trio.lowlevel.checkpoint()
 
 
@@ -149,7 +237,7 @@ async def test_histories_that_are_too_much_together_get_429(database: Path, back
             await world.create(input="small")
             world.upstream.release()
         with trio.fail_after(PATIENCE):
-            while world.gateway.budget.left < 1_000_000:
+            while world.gateway.admission.bytes_left < 1_000_000:
                 await trio.lowlevel.checkpoint()
         await world.create(**more)
 
@@ -167,13 +255,15 @@ async def test_a_turn_that_goes_on_without_its_client_keeps_its_place(database: 
         await check_served(world)
 
 
-async def test_a_request_whose_body_never_comes_gives_its_place_back(
+async def test_a_request_whose_body_never_comes_is_cut_off(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, body_timeout=0.5)
-    async with open_file_world(database, max_concurrent_requests=1) as world, open_client(world.port) as slow:
+    async with (
+        open_file_world(database, max_concurrent_requests=1) as world,
+        open_exchange(world.port) as slow,
+    ):
         await slow.stream.send_all(head("/v1/responses", "content-length: 999") + b"{")
-        await until_refused(world, 429)
         ledger.fault()
         status, _, _ = await answer_to(slow)
         assert status == 408
@@ -235,14 +325,14 @@ async def test_thousands_of_idle_connections_cost_little_and_the_server_answers(
 async def test_at_the_bound_on_connections_the_longest_idle_makes_room(database: Path) -> None:
     async with open_file_world(database, HALF, max_connections=3) as world, AsyncExitStack() as stack:
         await world.client.aclose()
-        idle = [await stack.enter_async_context(open_client(world.port)) for _ in range(2)]
+        idle = [await stack.enter_async_context(open_exchange(world.port)) for _ in range(2)]
         for client in idle:
             await client.request("GET", "/health")
             await client.read()
-        busy = await stack.enter_async_context(open_client(world.port))
+        busy = await stack.enter_async_context(open_exchange(world.port))
         await busy.request("POST", "/v1/responses", streamed())
         await busy.read_events(4)
-        newcomer = await stack.enter_async_context(open_client(world.port))
+        newcomer = await stack.enter_async_context(open_exchange(world.port))
         ledger.fault()
         await newcomer.request("GET", "/health")
         await newcomer.read()
@@ -266,7 +356,7 @@ async def test_a_head_that_comes_byte_by_byte_is_cut_off(
     limit(monkeypatch, header_timeout=0.5)
     async with (
         open_file_world(database) as world,
-        open_client(world.port) as slow,
+        open_exchange(world.port) as slow,
         trio.open_nursery() as tasks,
     ):
         tasks.start_soon(drip, slow, head("/health", *["x: y"] * 50, method="GET"))
@@ -281,7 +371,7 @@ async def test_a_body_that_comes_byte_by_byte_is_cut_off(
     limit(monkeypatch, body_timeout=0.5)
     async with (
         open_file_world(database) as world,
-        open_client(world.port) as slow,
+        open_exchange(world.port) as slow,
         trio.open_nursery() as tasks,
     ):
         await slow.stream.send_all(head("/v1/responses", "content-length: 5000"))
@@ -291,7 +381,7 @@ async def test_a_body_that_comes_byte_by_byte_is_cut_off(
         await check_served(world)
 
 
-async def drip(client: EventClient, data: bytes) -> None:
+async def drip(client: Exchange, data: bytes) -> None:
     """Send a byte, then another one a little later, never silent for long."""
     ledger.fault()
     with suppress(trio.BrokenResourceError):
@@ -305,7 +395,7 @@ BIG = Script(output=(Text(("x" * 100_000,) * 120),), interval=0.005)
 
 
 async def test_a_client_that_stops_reading_does_not_hold_back_the_model_server(database: Path) -> None:
-    async with open_file_world(database, BIG) as world, open_client(world.port) as slow:
+    async with open_file_world(database, BIG) as world, open_exchange(world.port) as slow:
         await slow.request("POST", "/v1/responses", streamed())
         await slow.read_events(1)
         ledger.fault()
@@ -316,7 +406,10 @@ async def test_a_client_that_stops_reading_does_not_hold_back_the_model_server(d
 
 async def test_a_client_that_stops_reading_counts_as_gone_after_a_while(database: Path) -> None:
     script = BIG.varied(stall_after=100)
-    async with open_file_world(database, script, write_timeout=0.5) as world, open_client(world.port) as slow:
+    async with (
+        open_file_world(database, script, write_timeout=0.5) as world,
+        open_exchange(world.port) as slow,
+    ):
         await slow.request("POST", "/v1/responses", streamed())
         await slow.read_events(1)
         ledger.fault()
@@ -331,7 +424,7 @@ MANY = Script(output=(Text(("x" * 100_000,) * 5),) * 11, interval=0.01, stall_af
 
 async def test_a_reader_that_fell_behind_is_told_and_holds_back_nobody(database: Path) -> None:
     async with open_file_world(database, MANY) as world:
-        async with open_client(world.port) as fast, open_client(world.port) as slow:
+        async with open_exchange(world.port) as fast, open_exchange(world.port) as slow:
             body = json.dumps(streamed()).encode()
             fields = f"content-length: {len(body)}"
             await fast.stream.send_all(head("/v1/responses", fields).replace(b"1.1", b"1.0", 1) + body)
@@ -355,11 +448,46 @@ async def test_a_reader_that_fell_behind_is_told_and_holds_back_nobody(database:
 async def test_a_quiet_stream_gets_comments(database: Path) -> None:
     async with open_file_world(database, HALF, keep_alive_interval=0.05) as world:
         async with open_at_event(world.port, streamed(), 4) as client:
-            await client.read_until(b": keep-alive\n\n: keep-alive\n\n")
+            await client.read_body_until(b": keep-alive\n\n: keep-alive\n\n")
             world.upstream.release()
             await client.read()
         check_event_stream(client.body.replace(b": keep-alive\n\n", b""))
         check_event_stream(client.body)
+
+
+async def test_a_silent_model_server_is_bridged_by_comments(database: Path) -> None:
+    async with open_file_world(database, HANGING, keep_alive_interval=0.05) as world:
+        async with open_exchange(world.port) as client:
+            await client.request("POST", "/v1/responses", streamed())
+            await client.read_until(b": keep-alive\n\n: keep-alive\n\n")
+            assert client.status == 200
+            ledger.fault()
+            world.upstream.release()
+            await client.read()
+        events = check_event_stream(client.body)
+        await ended(world.client, events[0]["response"]["id"], "completed")
+
+
+async def test_a_refusal_after_the_silence_was_bridged_is_told_as_events(database: Path) -> None:
+    refusal = Script(hang=True, status=429, error="Too busy.", headers={"retry-after": "7"})
+    async with open_file_world(database, refusal, keep_alive_interval=0.05) as world:
+        async with open_exchange(world.port) as client:
+            await client.request("POST", "/v1/responses", streamed())
+            await client.read_until(b": keep-alive\n\n")
+            ledger.fault()
+            world.upstream.release()
+            await client.read()
+        events = check_event_stream(client.body)
+        assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
+        assert events[-2]["message"] == "Too busy."
+        await ended(world.client, events[0]["response"]["id"], "failed")
+
+
+async def test_silence_is_not_bridged_where_that_is_off(database: Path) -> None:
+    refusal = Script(delay=0.5, status=429, error="Too busy.")
+    async with open_file_world(database, refusal, keep_alive_interval=0.05, bridge_silence=False) as world:
+        status, error = await world.refused(stream=True)
+        assert (status, error["message"]) == (429, "Too busy.")
 
 
 # Large requests
@@ -368,7 +496,7 @@ async def test_a_quiet_stream_gets_comments(database: Path) -> None:
 async def test_giant_headers_are_431(database: Path) -> None:
     async with open_file_world(database) as world:
         for fields in (["x: " + "y" * 40_000], [f"x{n}: y" for n in range(200)], ["x: y"] * 100_000):
-            async with open_client(world.port) as client:
+            async with open_exchange(world.port) as client:
                 ledger.fault()
                 with suppress(trio.BrokenResourceError):
                     await client.stream.send_all(head("/v1/responses", *fields))
@@ -379,7 +507,7 @@ async def test_giant_headers_are_431(database: Path) -> None:
 
 
 async def test_a_body_without_end_is_413(database: Path) -> None:
-    async with open_file_world(database) as world, open_client(world.port) as client:
+    async with open_file_world(database) as world, open_exchange(world.port) as client:
         await client.stream.send_all(head("/v1/responses", "transfer-encoding: chunked"))
         ledger.fault()
         piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
@@ -468,7 +596,7 @@ async def test_an_answer_that_is_too_large_fails_with_what_was_kept(
 
 async def test_a_flood_of_pipelined_requests_is_answered_in_order_and_starves_nobody(database: Path) -> None:
     count = 5_000
-    async with open_file_world(database) as world, open_client(world.port) as client:
+    async with open_file_world(database) as world, open_exchange(world.port) as client:
 
         async def flood() -> None:
             request = head("/health", method="GET")
@@ -489,7 +617,10 @@ async def test_a_flood_of_pipelined_requests_is_answered_in_order_and_starves_no
 
 async def test_pipelined_requests_whose_answers_nobody_reads_are_not_read_either(database: Path) -> None:
     """The socket fills up: the server's memory does not."""
-    async with open_file_world(database, write_timeout=PATIENCE) as world, open_client(world.port) as client:
+    async with (
+        open_file_world(database, write_timeout=PATIENCE) as world,
+        open_exchange(world.port) as client,
+    ):
         request = head("/openapi.json", method="GET")
         sent = 0
         with trio.move_on_after(1):
@@ -507,7 +638,7 @@ async def test_clients_that_come_and_go_at_once_leave_nothing(database: Path) ->
     async with open_file_world(database, HALF, max_concurrent_requests=20) as world:
         taken = 0
         for _ in range(count):
-            async with open_client(world.port) as client:
+            async with open_exchange(world.port) as client:
                 await client.request("POST", "/v1/responses", streamed())
                 await client.read_head()
                 await client.reset()

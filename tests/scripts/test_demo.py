@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from agentic_trio.cli import demo as module
-from agentic_trio.cli import local_model as local
 from agentic_trio.cli.demo import demo
+from agentic_trio.cli.local_model import parent
 from tests.fake_upstream import Script, open_fake_upstream
 
 from .programs import run_python
@@ -70,7 +70,7 @@ async def test_the_local_model_knows_the_name_before_and_after_the_restart() -> 
 async def test_without_the_local_model_it_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(local, "_MODULES", ("no_such_module",))
+    monkeypatch.setattr(parent, "_MODULES", ("no_such_module",))
     assert await exit_code(None) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

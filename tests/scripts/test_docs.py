@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
 import socket
 import sys
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import trio
 
-from agentic_trio.cli.main import parser
-from agentic_trio.config import ENVIRONMENT, Config
+from agentic_trio.cli.main import serve
+from agentic_trio.config import SETTINGS
 from agentic_trio.web.openapi import document
 
 from .programs import PATIENCE, ROOT, run_python
@@ -110,54 +108,22 @@ def code_in(cell: str) -> str:
     return found[1] if found else ""
 
 
-def shown(value: object) -> str:
-    """A default as the documents write it."""
-    if value is None or value == ():
-        return "none"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-
-
-def serve_options() -> dict[str, argparse.Action]:
-    """Field or switch -> its option."""
-    commands = next(each for each in parser()._actions if isinstance(each, argparse._SubParsersAction))
-    return {each.dest: each for each in commands.choices["serve"]._actions if each.dest != "help"}
-
-
-VARIABLES = {name: variable for variable, name in ENVIRONMENT.items()}
-DEFAULTS = {each.name: shown(each.default) for each in fields(Config)}
+async def test_the_tables_of_settings_are_up_to_date() -> None:
+    ran = await run_python("scripts/docs.py", "--check", cwd=ROOT)
+    assert ran.code == 0, ran.err
 
 
 def test_every_setting_is_documented_as_it_is() -> None:
-    rows = [row for row in tables("docs/configuration.md") if len(row) == 5][1:]
-    documented = {code_in(row[2]): (code_in(row[0]), code_in(row[1]), row[3]) for row in rows}
-    options = serve_options()
-    expected = {
-        name: (
-            options[name].option_strings[0] if name in options else "",
-            VARIABLES.get(name, ""),
-            default,
-        )
-        for name, default in DEFAULTS.items()
-    }
-    assert documented == expected
-    assert all(row[4] for row in rows)
+    rows = [row for row in tables("docs/configuration.md") if len(row) == 5 and row[0] != "Setting"]
+    documented = {code_in(row[0]): (code_in(row[1]), re.findall("`(.+?)`", row[2])) for row in rows}
+    assert documented == {name: (each.flag, [*each.variables]) for name, each in SETTINGS.items()}
+    assert all(row[3] and row[4] for row in rows)
 
 
 def test_every_switch_is_documented() -> None:
     documented = {code_in(row[0]) for row in tables("docs/configuration.md") if len(row) == 2}
-    switches = {each.option_strings[0] for name, each in serve_options().items() if name not in DEFAULTS}
+    switches = {option.opts[0] for option in serve.params if option.name not in SETTINGS}
     assert documented - {""} == switches
-
-
-def test_the_readme_s_settings_are_as_they_are() -> None:
-    rows = [row for row in tables("README.md") if row[0].startswith("`--")]
-    flags = {each.option_strings[0]: name for name, each in serve_options().items()}
-    assert len(rows) > 5
-    for flag, variable, default, _ in rows:
-        name = flags[code_in(flag)]
-        assert (code_in(variable), default) == (VARIABLES.get(name, ""), DEFAULTS[name])
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

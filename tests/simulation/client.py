@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from tests.http_client import ResponseReader, request_bytes
 from tests.simulation.record import Json, Request
 
 if TYPE_CHECKING:
@@ -40,57 +41,6 @@ class Known:
     repeatable: list[str] = field(default_factory=list)
     items: list[tuple[str, str]] = field(default_factory=list)
     keyed: list[tuple[str, Json, dict[str, str]]] = field(default_factory=list)
-
-
-class Answer:
-    """Parses one HTTP/1.1 answer as it comes."""
-
-    def __init__(self) -> None:
-        self.raw = bytearray()
-        self.body = bytearray()
-        self.status: int | None = None
-        self.headers: dict[str, str] = {}
-        self.whole = False
-        self._left: int | None = None
-
-    def feed(self, data: bytes) -> None:
-        self.raw += data
-        if self.status is None and not self._head():
-            return
-        if self._left is None:
-            self._chunks()
-        else:
-            self._take(self._left)
-
-    def _head(self) -> bool:
-        head, found, rest = bytes(self.raw).partition(b"\r\n\r\n")
-        if not found:
-            return False
-        first, *lines = head.decode("latin-1").split("\r\n")
-        self.status = int(first.split()[1])
-        self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        if self.headers.get("transfer-encoding") != "chunked":
-            self._left = int(self.headers["content-length"])
-        self.raw[:] = rest
-        return True
-
-    def _take(self, left: int) -> None:
-        self.body += self.raw
-        self._left = left - len(self.raw)
-        self.raw.clear()
-        self.whole = self._left == 0
-
-    def _chunks(self) -> None:
-        while not self.whole:
-            size, found, rest = bytes(self.raw).partition(b"\r\n")
-            if not found:
-                return
-            length = int(size, 16)
-            if len(rest) < length + 2:
-                return
-            self.body += rest[:length]
-            self.raw[:] = rest[length + 2 :]
-            self.whole = length == 0
 
 
 class Client:
@@ -158,7 +108,7 @@ class Client:
         except OSError:
             request.broken = True
             return
-        answer = Answer()
+        answer = ResponseReader(request.method)
         async with trio.open_nursery() as nursery:
             if leave.how in ("checkpoints", "seconds"):
                 nursery.start_soon(self._leave_later, request, end, leave, nursery.cancel_scope)
@@ -167,7 +117,8 @@ class Client:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 request.broken = not request.left
             nursery.cancel_scope.cancel()
-        request.status, request.content, request.whole = answer.status, bytes(answer.body), answer.whole
+        request.status = answer.status if answer.head else None
+        request.content, request.whole = answer.body, answer.whole
         request.kind = answer.headers.get("content-type", "")
         if not answer.whole or answer.headers.get("connection") == "close":
             end.close()
@@ -200,13 +151,14 @@ class Client:
         self._leave(request, end)
         scope.cancel()
 
-    async def _talk(self, request: Request, end: End, answer: Answer, leave: Leave) -> None:
-        body = b"" if request.body is None else json.dumps(request.body).encode()
-        lines = [f"{request.method} {request.target} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in request.headers.items()]
-        if request.body is not None:
-            lines += ["content-type: application/json", f"content-length: {len(body)}"]
-        wire = "\r\n".join([*lines, "", ""]).encode() + body
+    def _wire(self, request: Request) -> bytes:
+        if request.body is None:
+            return request_bytes(request.method, request.target, request.headers, None)
+        headers = request.headers | {"content-type": "application/json"}
+        return request_bytes(request.method, request.target, headers, json.dumps(request.body).encode())
+
+    async def _talk(self, request: Request, end: End, answer: ResponseReader, leave: Leave) -> None:
+        wire = self._wire(request)
         if leave.how == "sending":
             await end.send_all(wire[: leave.count % len(wire)])
             self._leave(request, end)

@@ -71,10 +71,10 @@ class Conversation:
         expected |= {call.text for block in blocks for call in block.calls}
         for role, text in self.final:
             known = text in expected or role in ("assistant", "reasoning")
-            judge.require(known, "a conversation locks only what it was given", f"{where}: {text!r}")
+            judge.require(known, "a conversation holds only what it was given", f"{where}: {text!r}")
         judge.require(
             len(set(self.final)) == len(self.final),
-            "a conversation locks nothing twice",
+            "a conversation holds nothing twice",
             f"{where}: {self.final}",
         )
         for block in blocks:
@@ -161,11 +161,11 @@ class Conversation:
         """A turn is given what the conversation held: nothing less, nothing more, in its order."""
         assert self.final is not None
         given = call.input[: -len(self._input(block))]
-        where = f"{self.id}: call {call.number} was given {given}, and it locks {self.final}"
+        where = f"{self.id}: call {call.number} was given {given}, and it holds {self.final}"
         gone = [each for each in given if each not in self.final]
         judge = self.judge
         unknown = [text for _, text in gone if text not in self.deleted]
-        judge.require(not unknown, "a turn is given what its conversation locks", f"{where}: {unknown}")
+        judge.require(not unknown, "a turn is given what its conversation holds", f"{where}: {unknown}")
         kept = [each for each in given if each in self.final]
         # Of several tries the last one may be in it; the others saw an earlier moment.
         if block.at is not None and block.must is not False and call is block.calls[-1]:

@@ -11,12 +11,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.oracles import RuleBroken, check_error
 from tests.simulation.client import event_data, seen_id, whole_events
 from tests.simulation.conversation import Conversation
 from tests.simulation.model_server import said, text_of
+from tests.simulation.refusals import deleted, justified, may_break
 from tests.simulation.stream import check_stream
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ EXPECTED_LOGS = (
     "turn %s was not recorded in time",
     "turn %s could not be withdrawn",
     "old streams could not be pruned",
+    "what was deleted could not be erased",
 )
 
 
@@ -268,9 +270,9 @@ class Judge:
                 except (RuleBroken, ValueError) as broken:
                     self.found("an error has OpenAI's form", f"{where} {broken}")
                     continue
-                if not self._justified(request, error):
+                if not justified(self, request, error):
                     self.found("nothing is refused without a cause", f"{where} {error}")
-            elif request.broken and not request.left and not self._may_break(request):
+            elif request.broken and not request.left and not may_break(self, request):
                 self.found("no answer is cut without a cause", where)
             self._duration(request, where)
 
@@ -287,124 +289,6 @@ class Judge:
             length = request.ended_at - request.began_at
             self.require(length < 300, "every request ends", f"{where} took {length} s")
 
-    def _may_break(self, request: Request) -> bool:
-        # Refused and reset connections around the end of a machine, and a reader that is too slow.
-        if request.intent.get("slow") or self.crashed(0, request.ended):
-            return True
-        # A stream that has begun is told its ending, before a machine stops.
-        begun = request.status == 200 and not self.store_failed_during(request)
-        return self.stopped(request.ended) and (not begun or request.relayed)
-
-    def _justified(self, request: Request, error: Json) -> bool:
-        status, code, message = request.status, error["code"], error["message"]
-        body = request.body or {}
-        if status is not None and status >= 500:
-            return self._trouble(request)
-        if status == 408:
-            # A request whose first bytes came as its connection was closed for being idle.
-            return self.stopped(request.ended)
-        if status == 429:
-            refused = any(call.fault == "refuses" for call in self.siblings(request))
-            return refused or code == "rate_limit_exceeded"
-        if code == "previous_response_not_found":
-            return self._may_be_missing(body["previous_response_id"], request)
-        if code == "previous_response_not_ended":
-            return not self._surely_ended(body["previous_response_id"], request)
-        if code == "conversation_locked":
-            return self._may_be_locked(request)
-        if code in ("idempotency_key_reused", "idempotency_key_in_use"):
-            key = request.headers["idempotency-key"]
-            others = [each for each in self.creates if each.headers.get("idempotency-key") == key]
-            earlier = [each for each in others if each is not request and each.began < (request.ended or 0)]
-            if code == "idempotency_key_in_use":
-                return any((each.ended or 0) >= request.began or not each.whole for each in earlier)
-            return any(each.body != request.body for each in earlier)
-        if status == 404:
-            return self._may_be_missing(request.path.split("/")[3:], request, body)
-        id = request.path.split("/")[3] if request.path.count("/") > 2 else ""
-        if message.startswith("Cannot delete"):
-            return not self._surely_ended(id, request)
-        if message.startswith("Cannot cancel"):
-            return not (self.made_by[id][0].body or {}).get("background")
-        if error["param"] == "stream":
-            return request.method == "GET" and self._may_be_unstreamed(id, request)
-        # What the model server refuses is refused to the client, with its status.
-        return any(call.fault == "refuses" for call in self.siblings(request))
-
-    def _trouble(self, request: Request) -> bool:
-        last = request.ended
-        if self.store_failed_during(request) or self.stopped(last):
-            return True
-        if any(call.fault for call in self.siblings(request)):
-            return True
-        # What is not stored belongs to the first who asks; one who repeats it meanwhile shares its end.
-        if "idempotency-key" in request.headers and not (request.body or {}).get("store", True):
-            return True
-        return bool(self.record.faults.get("model unreachable"))
-
-    def _deleted(self, target: str, request: Request) -> bool:
-        """Whether something may have been deleted before this request ended."""
-        return any(
-            each.began < (request.ended or 0) and each is not request and each.status in (None, 200, 503)
-            for each in self.acts
-            if each.method == "DELETE" and (each.target == target or target.startswith(f"{each.target}/"))
-        )
-
-    def _may_be_missing(self, named: Any, request: Request, body: Json | None = None) -> bool:
-        if isinstance(named, str):
-            unstored = not (self.made_by[named][0].body or {}).get("store", True)
-            return unstored or self._deleted(f"/v1/responses/{named}", request)
-        if body and body.get("conversation"):
-            return self._deleted(f"/v1/conversations/{body['conversation']}", request)
-        if request.path.startswith("/v1/responses/"):
-            return self._may_be_missing(named[0], request)
-        return self._deleted(request.path.removesuffix("/items"), request)
-
-    def _surely_ended(self, id: str, request: Request) -> bool:
-        if self.store_failed():
-            return False
-        return any(
-            each.ended and (each.request.ended or 0) < request.began for each in self.sightings.get(id, [])
-        )
-
-    def _may_be_locked(self, request: Request) -> bool:
-        conversation = self._conversation_of(request)
-        return any(
-            self._conversation_of(each) == conversation
-            and each is not request
-            and each.began < (request.ended or 0)
-            and self._may_be_at_work(each, request.began)
-            for each in self.acts
-        )
-
-    def _conversation_of(self, request: Request) -> str | None:
-        if request.path == "/v1/responses":
-            found = (request.body or {}).get("conversation")
-            return found if isinstance(found, str) else None
-        if request.method in ("POST", "DELETE") and "/items" in request.path:
-            return request.path.split("/")[3]
-        return None
-
-    def _may_be_at_work(self, request: Request, tick: int) -> bool:
-        """Whether what a request has begun may still go on."""
-        id = seen_id(request)
-        if self.store_failed():
-            return True
-        if id is not None and any(
-            each.ended and (each.request.ended or 0) < tick for each in self.sightings.get(id, [])
-        ):
-            return False
-        body = request.body or {}
-        if request.whole and not (request.status == 200 and body.get("background")):
-            return (request.ended or 0) >= tick
-        return True
-
-    def _may_be_unstreamed(self, id: str, request: Request) -> bool:
-        if id in self.made_by and not (self.made_by[id][0].body or {}).get("stream"):
-            return True
-        # A crash takes the events with it, and so does a disk that would not have them.
-        return self.crashed(0, request.ended) or self.store_failed()
-
     # ------------------------------------------------------------------ responses
 
     def _response(self, id: str) -> None:
@@ -412,7 +296,7 @@ class Judge:
         request = self.made_by[id][0]
         body = request.body or {}
         final = self.look_at[f"/v1/responses/{id}"]
-        gone = self._deleted(f"/v1/responses/{id}", final)
+        gone = deleted(self, f"/v1/responses/{id}", final)
         sure = any(each.ok for each in self.requests_for(f"/v1/responses/{id}", "DELETE"))
         if not body.get("store", True):
             self.require(final.status == 404, "what is not stored is not there", f"{id} {final.status}")
@@ -505,10 +389,10 @@ class Judge:
                 log = logs.get(id, {})
                 count = len(whole_events(replay.content))
                 self.require(
-                    max(log, default=-1) < count, "a replay locks all that was sent", f"{id}: {count} events"
+                    max(log, default=-1) < count, "a replay holds all that was sent", f"{id}: {count} events"
                 )
                 body = requests[0].body or {}
-                wanted = not self._deleted(f"/v1/responses/{id}", replay) and body.get("store", True)
+                wanted = not deleted(self, f"/v1/responses/{id}", replay) and body.get("store", True)
                 self.require(replay.whole or not wanted, "a replay is whole", id)
 
     def _stream(self, request: Request, logs: dict[str, dict[int, bytes]]) -> None:

@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 import trio
 
-from agentic_trio.gateway.budget import Budget
+from agentic_trio.gateway.admission import Admission
 from agentic_trio.gateway.gateway import open_gateway_over
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.unrecorded import Unrecorded
-from agentic_trio.server import listen as server_listen
+from agentic_trio.server import asgi_server
 from agentic_trio.server import serve as server_serve
 from agentic_trio.server.serve import serve
 from agentic_trio.store import schema
@@ -161,7 +161,9 @@ class Machine:
                 upstream=upstream,
                 locks=Locks(self.config.conversation_wait),
                 unrecorded=Unrecorded(store),
-                budget=Budget(self.config.max_held_bytes),
+                admission=Admission(
+                    max_requests=self.config.max_concurrent_requests, max_bytes=self.config.max_held_bytes
+                ),
                 background=trio.CapacityLimiter(self.config.max_background),
                 mint=self.mint,
                 now=now,
@@ -242,8 +244,8 @@ class Machine:
             "background slots": services.background.borrowed_tokens,
             "locks": len(services.locks._locks),
             "keys": len(gateway.keys._locks),
-            "admitted": gateway.admission._admitted,
-            "held bytes": self.config.max_held_bytes - services.budget.left,
+            "admitted": self.config.max_concurrent_requests - gateway.admission.slots,
+            "held bytes": self.config.max_held_bytes - services.admission.bytes_left,
             "unrecorded": len(services.unrecorded._endings),
             "tasks": len(gateway.turns._service.child_tasks) - self._tasks,
         }
@@ -301,7 +303,7 @@ def release_app(gateway: Gateway) -> None:
     _free_apps.append(_apps.pop(gateway))
 
 
-def _open_listeners(config: HypercornConfig) -> tuple[list[Listener], list[str]]:
+def _open_listeners(config: HypercornConfig, deadlines: object) -> tuple[list[Listener], list[str]]:
     return [_listeners[config.bind[0]]], ["http://simulated"]
 
 
@@ -309,15 +311,8 @@ def _open_listeners(config: HypercornConfig) -> tuple[list[Listener], list[str]]
 def network_in_memory(*, disconnects: bool) -> Iterator[None]:
     """Let servers listen in memory. ``disconnects``: the system says when a client closes, without a read."""
     with (
-        # What the server puts around a socket, and asks epoll for.
-        patch.object(server_listen, "DirectStream", lambda stream, deadlines: stream, create=True),
-        patch.object(
-            server_listen,
-            "open_disconnects",
-            open_disconnects if disconnects else no_disconnects,
-            create=True,
-        ),
-        patch.object(server_listen, "_open_listeners", _open_listeners),
+        patch.object(asgi_server, "open_disconnects", open_disconnects if disconnects else no_disconnects),
+        patch.object(asgi_server, "open_listeners", _open_listeners),
         patch.object(server_serve, "create_app", take_app),
     ):
         yield

@@ -1,4 +1,9 @@
-"""A scripted model server: what it says is told apart by its call, and it fails as it is told."""
+"""A model server whose every choice is drawn from the run's seed, and which records what it said.
+
+It is not ``tests.fake_upstream``, whose answers a test chooses and whose connections are sockets: here the
+judge must know, word for word and at each tick, what had left the server when something broke. Requests
+are parsed and chunks are framed by the same code.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from tests.fake_upstream import RequestReader
+from tests.fake_upstream.answers import chunk
 from tests.simulation.record import Call, Json, Said
 
 if TYPE_CHECKING:
     from random import Random
 
+    from tests.fake_upstream import Recorded
     from tests.simulation.record import Record
     from tests.simulation.streams import End
 
@@ -59,10 +67,6 @@ def text_of(item: Json) -> str:
     return "".join(part.get("text", "") for part in parts)
 
 
-class Gone(Exception):
-    """The gateway closed the connection."""
-
-
 class ModelServer:
     """Answers every call by the script that ``choose`` gives it."""
 
@@ -88,41 +92,19 @@ class ModelServer:
 
     async def serve(self, end: End, machine: int) -> None:
         """One connection of the gateway's."""
-        buffer = bytearray()
+        reader = RequestReader()
         try:
-            while True:
-                found = await self._request(end, buffer)
-                if found is None or end.is_over:
-                    return
-                if not await self._answer(end, machine, *found):
-                    return
+            while data := await end.receive_some():
+                for request in reader.feed(data):
+                    if end.is_over or not await self._answer(end, machine, request):
+                        return
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
             end.close()
 
-    async def _request(self, end: End, buffer: bytearray) -> tuple[dict[str, str], Json] | None:
-        while b"\r\n\r\n" not in buffer:
-            data = await end.receive_some()
-            if not data:
-                return None
-            buffer += data
-        head, _, rest = bytes(buffer).partition(b"\r\n\r\n")
-        lines = head.decode().split("\r\n")[1:]
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        length = int(headers["content-length"])
-        buffer[:] = rest
-        while len(buffer) < length:
-            data = await end.receive_some()
-            if not data:
-                return None
-            buffer += data
-        body = json.loads(bytes(buffer[:length]))
-        del buffer[:length]
-        return headers, body
-
-    async def _answer(self, end: End, machine: int, headers: dict[str, str], body: Json) -> bool:
-        record, script = self.record, self.choose()
+    async def _answer(self, end: End, machine: int, request: Recorded) -> bool:
+        record, script, headers, body = self.record, self.choose(), request.headers, request.json
         call = Call(
             number=len(record.calls),
             request=headers.get("x-request-id", ""),
@@ -184,7 +166,7 @@ class Play:
 
     async def _chunk(self, piece: bytes) -> None:
         self.call.sent += piece
-        await self.end.send_all(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await self.end.send_all(chunk(piece))
 
     async def _refuse(self) -> None:
         error = {"message": f"m{self.call.number} refuses", "type": "x", "param": None, "code": 1}

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from agentic_trio.gateway import admission, locks, registry, turn, unrecorded
+from agentic_trio.gateway import admission, locks, recording, registry, turn, unrecorded
 from agentic_trio.gateway.responses import Responses
 from agentic_trio.store import responses as stored_turns
 from agentic_trio.store import sqlite, writer
 from agentic_trio.store.contract import ENDED
-from agentic_trio.upstream import client, transport
-from agentic_trio.web import responses
+from agentic_trio.upstream import client, round_trip, transport
+from agentic_trio.web import responses, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -47,18 +47,18 @@ async def _open_to_all(self: Any, owner: str, name: str) -> AsyncIterator[None]:
 
 @mutation
 def the_ending_leaves_before_its_commit() -> list[Change]:
-    end = turn.Turn._end
+    end = recording.Recording.end
 
-    async def hasty(self: Any) -> None:
-        last, whole = self._last_events(), self.log.whole()
-        self.log.extend(last)
+    async def hasty(self: Any, response: Any, log: Any) -> Any:
+        last, whole = self.last_events(response), log.whole()
+        log.extend(last)
         with (
-            patch.object(self.log, "extend", lambda events: None),
-            patch.object(self.log, "whole", lambda: whole),
+            patch.object(log, "extend", lambda events: None),
+            patch.object(log, "whole", lambda: whole),
         ):
-            await end(self)
+            return await end(self, response, log)
 
-    return [(turn.Turn, "_end", hasty)]
+    return [(recording.Recording, "end", hasty)]
 
 
 @mutation
@@ -109,12 +109,12 @@ def a_key_is_not_looked_up() -> list[Change]:
 
 @mutation
 def a_resumed_stream_begins_late() -> list[Change]:
-    init = responses.EventBody.__init__
+    init = stream.EventBody.__init__
 
     def late(self: Any, log: Any, position: int = 0, *rest: Any) -> None:
         init(self, log, position + bool(position), *rest)
 
-    return [(responses.EventBody, "__init__", late)]
+    return [(stream.EventBody, "__init__", late)]
 
 
 @mutation
@@ -129,7 +129,7 @@ def a_restart_recovers_nothing() -> list[Change]:
 
 @mutation
 def a_cancelled_call_stays_open() -> list[Change]:
-    return [(transport, "_close", _nothing)]
+    return [(module, "close_now", _nothing) for module in (round_trip, transport)]
 
 
 @mutation
@@ -160,7 +160,7 @@ def a_history_lacks_its_end() -> list[Change]:
 
 @mutation
 def what_is_not_stored_is_stored() -> list[Change]:
-    return [(turn.Turn, "_leaves_a_row", lambda self: self._accepted)]
+    return [(turn.Turn, "_leaves_a_row", lambda self: self._progress is turn.Call.ACCEPTED)]
 
 
 @mutation
@@ -183,24 +183,24 @@ def what_the_disk_refused_is_forgotten() -> list[Change]:
 
 @mutation
 def admission_is_not_given_back() -> list[Change]:
-    return [(admission.Admission, "__exit__", lambda self, kind, error, traceback: None)]
+    return [(admission.Ticket, "close", lambda self: None)]
 
 
 @mutation
 def a_shutdown_ends_no_turn() -> list[Change]:
-    return [(registry.Turns, "end_all", lambda self: None)]
+    return [(registry.Registry, "end_all", lambda self: None)]
 
 
 @mutation
 def a_deadline_is_ignored() -> list[Change]:
-    infer = turn.Turn._infer
+    call_upstream = turn.Turn._call_upstream
 
     async def endless(self: Any) -> None:
         services = self._services
         self._services = replace(services, config=replace(services.config, turn_timeout=1e6))
-        await infer(self)
+        await call_upstream(self)
 
-    return [(turn.Turn, "_infer", endless)]
+    return [(turn.Turn, "_call_upstream", endless)]
 
 
 @mutation
@@ -229,13 +229,13 @@ def an_ended_stream_is_not_kept() -> list[Change]:
 
 @mutation
 def a_cancelled_stream_is_not_kept() -> list[Change]:
-    ending = turn.Turn._ending
+    ending = recording.Recording._ending
 
-    def without_events(self: Any, last: Any) -> Any:
-        found = ending(self, last)
+    def without_events(self: Any, response: Any, log: Any, last: Any) -> Any:
+        found = ending(self, response, log, last)
         return found if last else replace(found, events=())
 
-    return [(turn.Turn, "_ending", without_events)]
+    return [(recording.Recording, "_ending", without_events)]
 
 
 @mutation
@@ -243,7 +243,7 @@ def a_refused_request_with_a_key_leaves_a_row() -> list[Change]:
     leaves = turn.Turn._leaves_a_row
 
     def with_row(self: Any) -> bool:
-        return leaves(self) or (self.call.store and self._accepted)
+        return leaves(self) or (self.call.store and self._progress is turn.Call.ACCEPTED)
 
     return [(turn.Turn, "_leaves_a_row", with_row)]
 

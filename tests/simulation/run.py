@@ -1,6 +1,6 @@
 """One run: a world drawn from a seed, in Trio's virtual time, by a schedule drawn from the same seed.
 
-The world locks the whole gateway (connections, routes, turns, the real store, the upstream's transport),
+The world holds the whole gateway (connections, routes, turns, the real store, the upstream's transport),
 two to five clients and a model server, on streams in memory. Clients leave, the model server fails, the
 disk fails, the gateway is stopped or killed and started again. Then everything heals, and what each
 client was promised is checked: see ``judge.py``.
@@ -76,6 +76,7 @@ def draw(random: Random) -> Plan:
         max_concurrent_requests=random.choice((3, 1000, 1000)),
         conversation_wait=random.choice((0.0, 0.0, 3.0)),
         port=1,
+        allowed_hosts=("gateway",),
     )
     plan = Plan(clients=random.randint(2, 5), requests=random.randint(2, 5), config=config)
     if random.random() < 0.6:

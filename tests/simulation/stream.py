@@ -60,4 +60,4 @@ def _of_item(event: Json, items: dict[int, Json], texts: dict[tuple[int, Any], s
 def _terminal(response: Json, items: dict[int, Json]) -> list[str]:
     found = [item["id"] for item in response["output"]]
     added = [item["id"] for item in items.values()]
-    return [] if found == added else [f"the output locks {found}, but {added} were added"]
+    return [] if found == added else [f"the output holds {found}, but {added} were added"]

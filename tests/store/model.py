@@ -203,6 +203,18 @@ class Model:
         body = b'{"failed":' + answer.body + b"}"
         self.end(id, "failed", body, answer.base, name, answer.input, [], answer.open)
 
+    def kept(self) -> list[Item]:
+        """Every item that something which was not deleted reaches."""
+        kept = [item for talk in self.talks.values() for item in talk.line.tip().items()]
+        for answer in self.answers.values():
+            spot = answer.spot or answer.base
+            kept += spot.items() if spot else []
+        return kept
+
+    def known(self) -> dict[str, bytes]:
+        """What can be referred to."""
+        return {item.id: item.data for item in self.kept() if item.issued}
+
     def _issue(self, items: list[Item]) -> None:
         for item in items:
             if item.issued:

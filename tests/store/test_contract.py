@@ -1,4 +1,4 @@
-"""What ``store/base.py`` promises of turns, of every backend."""
+"""What ``store/contract.py`` promises of turns, of every backend."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from agentic_trio.store.contract import (
     History,
     Item,
+    KeyInUse,
     Missing,
     NotEnded,
     StoredResponse,
@@ -379,6 +380,64 @@ async def test_a_fingerprint_is_kept_from_announcement_to_end(store: Store):
     assert (await store.response(OWNER, "b")).fingerprint == b"b"
     await store.end(replace(ending("c"), fingerprint=b"c"))
     assert (await store.response(OWNER, "c")).fingerprint == b"c"
+
+
+@pytest.fixture(params=["announced", "ended", "recovered"])
+async def keyed(store: Store, request: pytest.FixtureRequest) -> StoredResponse:
+    """A response that was recorded with the key ``k``."""
+    named = {"fingerprint": b"print", "key": b"k"}
+    if request.param == "ended":
+        await store.end(replace(ending("a", None, items("x"), items("y")), **named))
+    else:
+        await store.announce(replace(announcement("a", None, items("x")), **named))
+    if request.param == "recovered":
+        await store.recover(lambda body: body)
+    return await store.response(OWNER, "a")
+
+
+async def test_a_response_is_found_by_its_key(store: Store, keyed: StoredResponse):
+    assert keyed.fingerprint == b"print"
+    assert await store.keyed(OWNER, b"k") == keyed
+    assert await store.keyed("another", b"k") is None
+    assert await store.keyed(OWNER, b"other") is None
+
+
+async def test_a_key_stays_with_its_announcement_when_that_ends(store: Store):
+    await store.announce(replace(announcement("a"), key=b"k"))
+    await store.announce(replace(announcement("a", status="queued"), key=b"k"))
+    await store.end(replace(ending("a", None, [], items("y")), key=b"k"))
+    found = await store.keyed(OWNER, b"k")
+    assert found is not None
+    assert (found.id, found.status, found.output) == ("a", "completed", data("y"))
+
+
+async def test_a_key_belongs_to_one_response_of_an_owner(store: Store, keyed: StoredResponse):
+    with pytest.raises(KeyInUse) as caught:
+        await store.announce(replace(announcement("b"), key=b"k"))
+    assert caught.value.id == "a"
+    with pytest.raises(Missing):
+        await store.response(OWNER, "b")
+    await store.announce(replace(announcement("b", owner="another"), key=b"k"))
+    assert await store.keyed(OWNER, b"k") == keyed
+
+
+async def test_an_ending_whose_key_is_taken_is_kept_without_it(store: Store, keyed: StoredResponse):
+    await store.end(replace(ending("b", None, [], items("z")), key=b"k"))
+    assert (await store.response(OWNER, "b")).output == data("z")
+    assert await store.keyed(OWNER, b"k") == keyed
+
+
+async def test_a_key_is_free_again_once_its_response_is_gone(store: Store):
+    await store.announce(replace(announcement("a"), key=b"k"))
+    await store.withdraw(OWNER, "a")
+    assert await store.keyed(OWNER, b"k") is None
+    await store.end(replace(ending("b"), key=b"k"))
+    await store.delete_response(OWNER, "b")
+    assert await store.keyed(OWNER, b"k") is None
+    await store.announce(replace(announcement("c"), key=b"k"))
+    found = await store.keyed(OWNER, b"k")
+    assert found is not None
+    assert found.id == "c"
 
 
 async def test_probe_writes(store: Store):

@@ -1,4 +1,4 @@
-"""What ``store/base.py`` promises of conversations and deletions, of every backend."""
+"""What ``store/contract.py`` promises of conversations and deletions, of every backend."""
 
 from __future__ import annotations
 
@@ -171,12 +171,3 @@ async def test_only_issued_ids_are_found(store: Store):
     found = await store.find_items(OWNER, ["a", "b", "c", "d", "e", "a"])
     assert found == {id: item(id).data for id in ("a", "b", "d")}
     assert await store.find_items(OWNER, []) == {}
-
-
-async def test_an_item_is_found_whatever_was_deleted(store: Store):
-    await new_conversation(store, "conv_1", "a", "b")
-    await take_turn(store, "r")
-    await store.delete_item(OWNER, "conv_1", "a", no_effect)
-    await store.delete_conversation(OWNER, "conv_1")
-    await store.delete_response(OWNER, "r")
-    assert set(await store.find_items(OWNER, ["a", "b", "out_r"])) == {"a", "b", "out_r"}

@@ -1,4 +1,4 @@
-"""What ``store/base.py`` promises of pages and lists, of every backend."""
+"""What ``store/contract.py`` promises of pages and lists, of every backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``store/base.py`` promises of owners, of every backend."""
+"""What ``store/contract.py`` promises of owners, of every backend."""
 
 from __future__ import annotations
 

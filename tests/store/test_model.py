@@ -23,7 +23,8 @@ from tests.store.records import announcement, ending, run_inline
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentic_trio.store.contract import Place, Store
+    from agentic_trio.store.contract import Place
+    from agentic_trio.store.sqlite import SqliteStore
     from tests.store.model import Spot
 
 EXPECTED = (Missing, NotEnded, ItemAlreadyInConversation)
@@ -54,6 +55,7 @@ RARE = st.one_of(
     st.tuples(st.just("delete_conversation"), NUMBER),
     st.tuples(st.just("fail"), NUMBER),
     st.tuples(st.just("recover")),
+    st.tuples(st.just("sweep"), st.integers(1, 5)),
 )
 STEP = st.sampled_from(
     [*[TURN] * 6, *[ANNOUNCE] * 2, *[END_ANNOUNCED] * 2, *[ADD_ITEMS] * 2, *[DELETE_ITEM] * 2, *[PAGE] * 2]
@@ -76,7 +78,7 @@ def pick(choices: Any, number: int) -> Any:
 class Pair:
     """A store and its model; each step is done to both and must end the same way."""
 
-    def __init__(self, store: Store, owner: str) -> None:
+    def __init__(self, store: SqliteStore, owner: str) -> None:
         self.store = store
         self.owner = owner
         self.model = Model()
@@ -248,6 +250,12 @@ class Pair:
 
         await self.both(forget, lambda: self.store.delete_conversation(self.owner, id))
 
+    def sweep(self) -> None:
+        """A base that nothing holds any more can't be continued, and by the contract nobody is about to."""
+        self.bases = [(None, None, None)]
+        under_way = {id for id, answer in self.model.answers.items() if answer.spot is None}
+        self.announced = {id: known for id, known in self.announced.items() if id in under_way}
+
     async def page(self, number: int, form: Any) -> None:
         limit, order, after, before = form
         lists = [(answer.given(), id, False) for id, answer in self.model.answers.items()]
@@ -290,7 +298,7 @@ class Pair:
             for item in {item.id: item for item in items}.values():
                 assert await self.store.conversation_item(self.owner, id, item.id) == item
         known = [*self.model.issued, "name_0", "nope"]
-        assert await self.store.find_items(self.owner, known) == self.model.issued
+        assert await self.store.find_items(self.owner, known) == self.model.known()
         listed, more = await self.store.list_responses(self.owner, everything)
         assert ([one.id for one in listed], more) == (list(self.model.answers), False)
 
@@ -300,8 +308,27 @@ async def do(step: tuple[Any, ...], pairs: list[Pair], actor: Pair) -> None:
     if name == "recover":
         expected = sum(pair.model.recover() for pair in pairs)
         assert await actor.store.recover(lambda body: b'{"failed":' + body + b"}") == expected
+    elif name == "sweep":
+        await sweep(pairs, *arguments)
     else:
         await getattr(actor, name)(*arguments)
+
+
+async def sweep(pairs: list[Pair], limit: int) -> None:
+    """Erase what nothing reaches, all of it and no more."""
+    store = pairs[0].store
+    mark = await store.deletions()
+    while await store.sweep(mark, limit) >= limit:
+        pass
+    for pair in pairs:
+        pair.sweep()
+    assert await store.deletions() == 0
+    assert await texts_on_disk(store) == {item.data for pair in pairs for item in pair.model.kept()}
+
+
+async def texts_on_disk(store: SqliteStore) -> set[bytes]:
+    rows = await store.writer.between(lambda db: db.execute("SELECT data FROM entry").fetchall())
+    return {row[0] for row in rows}
 
 
 @settings(
@@ -316,5 +343,8 @@ async def test_the_store_says_what_a_store_that_copies_everything_would(steps: A
         for number, step in enumerate(steps):
             # Every fourth step is the other owner's.
             await do(step, pairs, pairs[(number + seed) % 4 == 0])
+        for pair in pairs:
+            await pair.check()
+        await sweep(pairs, 100)
         for pair in pairs:
             await pair.check()

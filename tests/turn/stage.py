@@ -15,7 +15,7 @@ import trio
 
 from agentic_trio import Config
 from agentic_trio.context import RequestContext
-from agentic_trio.gateway.budget import Budget
+from agentic_trio.gateway.admission import Admission, Ticket
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.turn import Turn
@@ -220,7 +220,7 @@ class Stage:
             upstream=cast("Upstream", self.upstream),
             locks=self.locks,
             unrecorded=Unrecorded(store),
-            budget=Budget(Config(**config).max_held_bytes),
+            admission=Admission(max_requests=1000, max_bytes=Config(**config).max_held_bytes),
             background=trio.CapacityLimiter(1),
             mint=counted_ids(),
             now=lambda: NOW,
@@ -230,7 +230,7 @@ class Stage:
         """A turn for a request, streamed unless said otherwise."""
         body = {"model": "tiny", "input": "hi", "stream": True, **members}
         call = parse_create_response(json.dumps(body).encode(), self.services.mint)
-        return Turn(call, RequestContext(), self.services)
+        return Turn(call, RequestContext(), self.services, Ticket(self.services.admission))
 
     def row(self) -> Ending:
         """The only row, which must have been written once."""

@@ -1,4 +1,4 @@
-"""One writes, any number follow; who is too slow is told, and locks nobody up."""
+"""One writes, any number follow; who is too slow is told, and holds nobody up."""
 
 from __future__ import annotations
 
@@ -145,3 +145,39 @@ async def test_the_events_of_a_turn_can_be_read_as_objects() -> None:
     turn = stage.turn()
     await turn.run()
     check_events([event async for event in turn.events()], ending="response.completed")
+
+
+async def test_a_reader_that_keeps_up_is_never_cut_off() -> None:
+    log = EventLog(max_bytes=10)
+    seen: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow, log, seen, trio.lowlevel.checkpoint)
+        for number in range(5):
+            await trio.testing.wait_all_tasks_blocked()
+            log.extend([b"%d" % number * 8] * 3)
+            log.extend([b"%d" % number * 8] * 3)
+        await trio.testing.wait_all_tasks_blocked()
+        log.close()
+    assert seen == [b"%d" % number * 8 for number in range(5) for _ in range(6)]
+
+
+async def test_what_a_reader_that_left_had_not_read_is_dropped() -> None:
+    log = EventLog(max_bytes=10)
+    with trio.move_on_after(0):
+        await log.read(0)
+    log.extend([b"x" * 8] * 3)
+    with pytest.raises(FellBehind):
+        await log.read(0)
+    assert list(await log.read(2)) == [b"x" * 8]
+
+
+async def test_a_stream_that_repeats_a_large_request_is_whole() -> None:
+    large = "x" * 6_000_000
+    stage = Stage()
+    turn = stage.turn(instructions=large)
+    seen: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turn.run)
+        await turn.wait_head()
+        await follow(turn.log, seen, trio.lowlevel.checkpoint)
+    assert b"".join(seen).count(large.encode()) == 3

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import trio
 
 from agentic_trio import Config, Gateway, open_gateway, serve
 from agentic_trio.net.nurseries import open_inner_nursery
@@ -52,7 +51,7 @@ class World:
         body = {"model": MODEL, "input": input, "stream": True, **members}
         answer = await self.post("/v1/responses", body)
         assert answer.status_code == 200, answer.text
-        assert answer.headers["content-type"] == "text/event-stream"
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         return check_event_stream(answer.content, body)
 
     async def converse(self, **body: Any) -> str:
@@ -105,26 +104,6 @@ def text(response: Json) -> str:
 def terminal(events: list[Json]) -> Json:
     response: Json = events[-1]["response"]
     return response
-
-
-async def raw_exchange(port: int, data: bytes) -> bytes:
-    """Send bytes on a connection of their own; everything that comes back until it is closed."""
-    with trio.fail_after(10):
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
-        async with stream:
-            await stream.send_all(data)
-            answer = b""
-            while part := await stream.receive_some():
-                answer += part
-    return answer
-
-
-def parse_raw(answer: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of a raw answer that isn't chunked."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status, *fields = head.decode("latin-1").split("\r\n")
-    pairs = (field.split(": ", 1) for field in fields)
-    return int(status.split()[1]), {name.lower(): value for name, value in pairs}, body
 
 
 def nested(depth: int) -> str:

@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from tests.fake_upstream import Script
+from tests.http_client import open_under_way
 
 from .harness import NOWHERE, World, open_world
-from .raw import open_under_way
 
 CONFIGURED = "sk-configured"
 SECRET = "sk-client-SECRET-0123456789"

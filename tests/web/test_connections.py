@@ -8,10 +8,10 @@ import trio.testing
 
 from agentic_trio import serve
 from tests.fake_upstream import Script, Text
+from tests.http_client import Exchange, exchange_bytes, open_exchange, open_under_way, parse_response
 from tests.oracles import check_event_stream
 
-from .harness import World, open_world, parse_raw, raw_exchange
-from .raw import RawClient, open_raw, open_under_way
+from .harness import World, open_world
 
 STREAM = {"model": "tiny", "input": "hi", "stream": True}
 PLAIN = {"model": "tiny", "input": "hi"}
@@ -20,7 +20,7 @@ bodies = pytest.mark.parametrize("body", [PLAIN, STREAM], ids=["json", "stream"]
 
 @bodies
 async def test_connection_close_closes_after_the_answer(world: World, body: object) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/responses", body, connection="close")
         await client.read()
         assert client.status == 200
@@ -31,11 +31,11 @@ async def test_connection_close_closes_after_the_answer(world: World, body: obje
 
 async def test_http_1_0_client_gets_a_stream_that_ends_with_the_connection(world: World) -> None:
     content = b'{"model":"tiny","input":"hi","stream":true}'
-    answer = await raw_exchange(
+    answer = await exchange_bytes(
         world.port,
         b"POST /v1/responses HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content),
     )
-    status, headers, body = parse_raw(answer)
+    status, headers, body = parse_response(answer)
     assert status == 200
     assert "transfer-encoding" not in headers
     check_event_stream(body, ending="response.completed")
@@ -44,7 +44,7 @@ async def test_http_1_0_client_gets_a_stream_that_ends_with_the_connection(world
 async def test_many_requests_share_one_connection(world: World) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", world.port) as stream:
         for body in [PLAIN, STREAM] * 5:
-            client = RawClient(stream)
+            client = Exchange(stream)
             await client.request("POST", "/v1/responses", body)
             await client.read()
             assert client.status == 200

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agentic_trio.store import threads
 from tests.oracles import check_conversation, check_error, check_list
 
 from .harness import open_world
@@ -280,6 +281,17 @@ async def test_bad_items_are_refused_and_nothing_is_added(
     answer = await world.post(path, body)
     check_error(answer.status_code, answer.content, code=code, param=param)
     assert await world.items(path) == []
+
+
+async def test_a_conversation_that_is_full_takes_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = await world.converse(items=users(3))
+    monkeypatch.setattr(threads, "MAX_POSITION", 3)
+    answer = await world.post(f"/v1/conversations/{conversation}/items", {"items": users(1)})
+    check_error(answer.status_code, answer.content, code="context_length_exceeded", param="items")
+    assert answer.status_code == 400
+    assert len(await world.items(f"/v1/conversations/{conversation}/items")) == 3
 
 
 async def test_one_item_can_be_read_and_dropped(world: World) -> None:

@@ -8,15 +8,15 @@ import pytest
 import trio
 
 from tests.fake_upstream import Script, Text
+from tests.http_client import Exchange, open_exchange, open_under_way
 from tests.oracles import check_response
 
 from .harness import World, open_world
-from .raw import RawClient, open_raw, open_under_way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-LEAVES = {"fin": RawClient.fin, "reset": RawClient.reset, "half-close": RawClient.half_close}
+LEAVES = {"fin": Exchange.fin, "reset": Exchange.reset, "half-close": Exchange.half_close}
 however = pytest.mark.parametrize("leave", LEAVES.values(), ids=LEAVES.keys())
 
 STALLED = Script(stall_after=6, output=(Text(("one ", "two ", "three ", "four")),))
@@ -39,7 +39,7 @@ async def recorded(world: World, id: str) -> Any:
     return check_response((await world.client.get(f"/v1/responses/{id}")).content)
 
 
-async def ask(client: RawClient, **members: Any) -> None:
+async def ask(client: Exchange, **members: Any) -> None:
     await client.request("POST", "/v1/responses", {"model": "tiny", "input": "hi", **members})
 
 
@@ -71,7 +71,7 @@ async def test_leaving_before_the_answer_stops_the_model_and_records_cancelled(
     world: World, leave: Any
 ) -> None:
     world.upstream.script(Script(hang=True))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await ask(client)
         await world.upstream.wait_stalled(1)
         (id,) = world.gateway.turns._running
@@ -85,7 +85,7 @@ async def test_leaving_before_the_answer_stops_the_model_and_records_cancelled(
 @however
 async def test_leaving_before_the_upstreams_head_stops_the_model(world: World, leave: Any) -> None:
     world.upstream.script(Script(hang=True))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await ask(client, stream=True)
         await world.upstream.wait_stalled(1)
         await leave(client)

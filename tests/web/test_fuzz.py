@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentic_trio.wire.create_response import FIELDS
-from tests.fake_upstream import Answer, Recorded, Script, Text, _rendered, render_response
+from tests.fake_upstream import Answer, Recorded, Script, Text, render_response, rendered
+from tests.http_client import open_exchange
 from tests.oracles import check_error
 
 from .harness import World, open_world
-from .raw import open_raw
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ OK = Script(output=(Text("ok"),))
 def answer(request: Recorded) -> Answer:
     """A model that takes whatever it is given."""
     stream = b'"stream":true' in request.body or b'"stream": true' in request.body
-    return _rendered(render_response, OK, {"model": "tiny", "input": "x", "stream": stream})
+    return rendered(render_response, OK, {"model": "tiny", "input": "x", "stream": stream})
 
 
 def in_a_world(test: Callable[[World], Awaitable[None]]) -> None:
@@ -89,7 +89,7 @@ def test_no_request_for_a_response_makes_the_gateway_fail(requests: list[Any]) -
         for body in requests:
             answer = await world.client.post("/v1/responses", content=json.dumps(body))
             check(answer.status_code, answer.content)
-            if answer.status_code == 200 and answer.headers["content-type"] == "text/event-stream":
+            if answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream"):
                 assert b"event: response.completed" in answer.content
 
     in_a_world(test)
@@ -151,7 +151,7 @@ targets = st.builds(
 def test_no_path_or_query_makes_the_gateway_fail(requests: list[tuple[str, str]]) -> None:
     async def test(world: World) -> None:
         for method, target in requests:
-            async with open_raw(world.port) as client:
+            async with open_exchange(world.port) as client:
                 await client.request(method, target, connection="close")
                 body = await client.read()
             assert client.status < 500, (target, body)
@@ -167,8 +167,8 @@ def test_no_path_or_query_makes_the_gateway_fail(requests: list[tuple[str, str]]
         st.sampled_from(
             [
                 b"GET / HTTP/1.1\r\n",
-                b"Host: x\r\n",
-                b"Host: x\r\n\r\n",
+                b"Host: localhost\r\n",
+                b"Host: localhost\r\n\r\n",
                 b"POST /v1/responses HTTP/1.1\r\n",
                 b"Content-Length: 5\r\n",
                 b"Transfer-Encoding: chunked\r\n\r\n",
@@ -185,7 +185,7 @@ def test_no_path_or_query_makes_the_gateway_fail(requests: list[tuple[str, str]]
 )
 def test_no_bytes_on_the_wire_stop_the_server(pieces: list[bytes]) -> None:
     async def test(world: World) -> None:
-        async with open_raw(world.port) as client:
+        async with open_exchange(world.port) as client:
             await client.stream.send_all(b"".join(pieces) or b"x")
             await client.half_close()
             answer = b""

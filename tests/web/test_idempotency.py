@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from agentic_trio.gateway.idempotency import key_in_use
 from agentic_trio.gateway.locks import Locks
-from agentic_trio.gateway.registry import key_in_use
 from tests.fake_upstream import Script
 from tests.oracles import check_error, check_event_stream, parse_sse
 
@@ -40,7 +40,7 @@ async def test_repeat_of_a_request_under_way_gets_its_response(world: World) -> 
         nursery.start_soon(post)
         await world.upstream.wait_requests(1)
         nursery.start_soon(post)
-        # It locks no key by the time that its twin has found the turn: nothing else tells it is there.
+        # It holds no key by the time that its twin has found the turn: nothing else tells it is there.
         await trio.sleep(0.2)
         world.upstream.release()
     first, second = answers

@@ -7,12 +7,13 @@ import json
 from typing import Any
 
 import h11
+import httpx
 import pytest
 
 from tests.fake_upstream import Script
+from tests.http_client import open_exchange
 
 from .harness import NOWHERE, World, open_world
-from .raw import open_raw
 
 UNSTORED = {"model": "tiny", "input": "hi", "store": False}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -83,9 +84,9 @@ async def test_event_stream_comes_back_byte_for_byte(
 
 async def test_stream_of_the_relay_flows_while_the_upstream_works(world: World) -> None:
     world.upstream.script(Script(stall_after=3))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/responses", UNSTORED | {"stream": True})
-        await client.read_until(b"response.output_item.added")
+        await client.read_body_until(b"response.output_item.added")
         await world.upstream.wait_stalled(1)
         world.upstream.release()
         assert (await client.read()).count(b"event: ") > 3
@@ -94,7 +95,7 @@ async def test_stream_of_the_relay_flows_while_the_upstream_works(world: World) 
 async def test_gzip_comes_back_as_it_came(world: World) -> None:
     content = gzip.compress(b'{"ok":true}')
     world.upstream.script(Script(raw=content, headers={"content-encoding": "gzip"}))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/embeddings", {"model": "tiny"}, accept_encoding="gzip")
         assert await client.read() == content
         assert client.headers["content-encoding"] == "gzip"
@@ -102,7 +103,7 @@ async def test_gzip_comes_back_as_it_came(world: World) -> None:
 
 
 async def test_upstream_may_not_encode_for_a_client_that_takes_nothing_encoded(world: World) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/embeddings", {"model": "tiny"})
         await client.read()
     assert world.upstream.last.headers["accept-encoding"] == "identity"
@@ -161,7 +162,7 @@ async def test_headers_that_connection_names_stay_here(world: World) -> None:
     "query", ["a=1&b=2", "x=%2F%20+%25", "%zz", "a=b=c&&", "q=%22[]{}|", "plain", "a=%c3%a9"]
 )
 async def test_query_goes_upstream_as_it_is(world: World, query: str) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", f"/v1/chat/completions?{query}", CHAT)
         await client.read()
     assert world.upstream.last.target == f"/v1/chat/completions?{query}"
@@ -169,7 +170,7 @@ async def test_query_goes_upstream_as_it_is(world: World, query: str) -> None:
 
 @pytest.mark.parametrize("model", ["tiny", "org/name", "org%2Fname", "a%20b", "%C3%A9", "a:b@c"])
 async def test_model_id_goes_upstream_as_it_is(world: World, model: str) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("GET", f"/v1/models/{model}")
         await client.read()
     assert world.upstream.last.target == f"/v1/models/{model}"
@@ -179,7 +180,7 @@ async def test_model_id_goes_upstream_as_it_is(world: World, model: str) -> None
     "model", ["../../metrics", "..", "a/../b", "./a", "..%2f..%2fmetrics", "%2e%2e/%2E%2e/metrics", "..%5Ca"]
 )
 async def test_path_does_not_leave_the_models(world: World, model: str) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("GET", f"/v1/models/{model}")
         answer = json.loads(await client.read())
     assert (client.status, answer["error"]["code"]) == (404, "unknown_url")
@@ -193,7 +194,7 @@ async def test_models_are_those_of_the_upstream(world: World) -> None:
 
 
 async def test_head_has_the_head_of_get_and_no_body(world: World) -> None:
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("HEAD", "/v1/models")
         assert await client.read() == b""
         assert client.status == 200
@@ -243,7 +244,7 @@ async def test_upstream_that_is_down_is_502_in_our_envelope(path: str, body: dic
 
 async def test_answer_that_is_cut_is_not_taken_for_whole(world: World) -> None:
     world.upstream.script(Script(cut_after=5))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/responses", UNSTORED | {"stream": True})
         with pytest.raises(h11.RemoteProtocolError):
             await client.read()
@@ -252,9 +253,9 @@ async def test_answer_that_is_cut_is_not_taken_for_whole(world: World) -> None:
 
 async def test_client_that_leaves_ends_the_upstream_call(world: World) -> None:
     world.upstream.script(Script(stall_after=3))
-    async with open_raw(world.port) as client:
+    async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/chat/completions", CHAT | {"stream": True})
-        await client.read_until(b"chat.completion.chunk")
+        await client.read_body_until(b"chat.completion.chunk")
         await client.fin()
         await world.upstream.wait_aborted(1)
 
@@ -266,3 +267,61 @@ async def test_connection_to_the_upstream_is_used_again(world: World) -> None:
         await world.stream("hi")
         await world.create("hi")
     assert world.upstream.connections == 1
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "Text/Event-Stream; charset=utf-8"])
+async def test_no_proxy_holds_back_a_relayed_stream(world: World, kind: str) -> None:
+    world.upstream.script(Script(raw=b"data: 1\n\n", content_type=kind, headers={"x-accel-buffering": "yes"}))
+    answer = await world.client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+    assert answer.headers.get_list("x-accel-buffering") == ["no"]
+
+
+@every_endpoint
+async def test_an_upstream_that_dies_between_head_and_first_byte_is_a_502(
+    world: World, path: str, body: dict[str, Any]
+) -> None:
+    world.upstream.script(Script(cut_after=0))
+    answer = await world.client.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_relay_ends_after_the_time_of_a_turn(stream: bool) -> None:
+    script = Script(deltas=1000, interval=0.05) if stream else Script(hang=True)
+    async with open_world(script, turn_timeout=0.3, max_concurrent_requests=1) as world:
+        request = world.client.build_request("POST", "/v1/responses", json=UNSTORED | {"stream": stream})
+        answer = await world.client.send(request, stream=True)
+        if stream:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await answer.aread()
+        else:
+            await answer.aread()
+            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "turn_timeout")
+        await world.upstream.wait_aborted(1)
+        assert world.gateway.admission.slots == 1
+
+
+TRACE = {
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "tracestate": "rojo=00f067aa0ba902b7",
+    "x-session-id": "s-1",
+}
+
+
+@pytest.mark.parametrize("members", [{}, {"store": False}], ids=["stored", "relayed"])
+@pytest.mark.parametrize("client_auth", ["forward", "replace"])
+async def test_trace_context_goes_upstream_with_turns_and_relays(
+    members: dict[str, Any], client_auth: str
+) -> None:
+    async with open_world(client_auth=client_auth, openai_api_key="sk") as world:
+        headers = TRACE | {"x-tenant": "t", "api-key": "k", "x-goog-api-key": "k", "cookie": "c"}
+        body = {"model": "tiny", "input": "hi", **members}
+        answer = await world.client.post("/v1/responses", json=body, headers=headers)
+        assert answer.status_code == 200
+        seen = world.upstream.last.headers
+        assert TRACE.items() <= dict(seen).items()
+        assert "cookie" not in seen
+        assert ("x-tenant" in seen, "api-key" in seen, "x-goog-api-key" in seen) == (
+            (True, True, True) if client_auth == "forward" else (False, False, False)
+        )
+        assert seen["content-type"] == "application/json"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.fake_upstream import Call, Dialect, Reasoning, Refusal, Script, Text
+from tests.http_client import open_under_way
 from tests.oracles import check_error, check_event_stream, check_list, check_response
 
 from .harness import World, open_world, terminal
-from .raw import open_under_way
 
 dialects = pytest.mark.parametrize("dialect", ["vllm", "llama_cpp", "transformers"])
 
@@ -105,7 +105,7 @@ async def test_every_kind_of_output_survives_the_round_trip(world: World, item: 
 
 async def test_stream_answers_as_an_event_stream_that_nobody_may_hold_back(world: World) -> None:
     answer = await world.post("/v1/responses", {"model": "tiny", "input": "hi", "stream": True})
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.headers["x-accel-buffering"] == "no"
     assert answer.content.endswith(b"\n\ndata: [DONE]\n\n")

@@ -10,7 +10,7 @@ import trio
 
 from tests.web.harness import open_world
 
-CHECKS = "not_a_server_error,response_schema_conformance,content_type_conformance"
+CHECKS = "not_a_server_error,response_schema_conformance,content_type_conformance,status_code_conformance"
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
 

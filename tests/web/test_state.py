@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.http_client import open_under_way
 from tests.oracles import check_error
 
 from .harness import World, said, terminal, text
-from .raw import open_under_way
 
 # Both ways to ask; a stream's response is that of its last event.
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.fake_upstream import Script, open_fake_upstream
+from tests.http_client import exchange_bytes, parse_response
 from tests.oracles import check_error
 
-from .harness import NOWHERE, World, open_world, parse_raw, raw_exchange
+from .harness import NOWHERE, World, open_world
 
 # --------------------------------------------------------------------------- x-request-id
 
@@ -52,14 +53,14 @@ async def test_every_answer_has_a_request_id(method: str, path: str, body: Any, 
     [
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"nonsense\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Large: %b\r\n\r\n" % (b"x" * 100_000), 431),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Large: %b\r\n\r\n" % (b"x" * 100_000), 431),
     ],
     ids=["no host", "nonsense", "large headers"],
 )
 async def test_refusal_of_what_is_no_request_has_a_request_id(
     world: World, request_: bytes, status: int
 ) -> None:
-    answered, headers, body = parse_raw(await raw_exchange(world.port, request_))
+    answered, headers, body = parse_response(await exchange_bytes(world.port, request_))
     assert answered == status
     assert headers["x-request-id"].startswith("req_")
     check_error(answered, body)
@@ -275,13 +276,13 @@ async def test_broken_store_is_a_503_without_sql_or_path(world: World, stream: b
 # --------------------------------------------------------------------------- websockets
 
 UPGRADE = (
-    "GET {} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}\r\n"
 )
 
 
 async def upgrade(world: World, path: str, fields: str = "") -> tuple[int, dict[str, str], bytes]:
-    return parse_raw(await raw_exchange(world.port, UPGRADE.format(path, fields).encode()))
+    return parse_response(await exchange_bytes(world.port, UPGRADE.format(path, fields).encode()))
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/nope"])

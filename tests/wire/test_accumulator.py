@@ -1,4 +1,4 @@
-"""Whatever the upstream sends, the client sees a legal stream, and its end locks what it was told."""
+"""Whatever the upstream sends, the client sees a legal stream, and its end holds what it was told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decoder answers the same events however the bytes are cut, and never locks more than its bound."""
+"""The decoder answers the same events however the bytes are cut, and never holds more than its bound."""
 
 from __future__ import annotations
 

@@ -1,18 +1,30 @@
-"""How many requests may be at the model server at once."""
+"""What one request may take: a slot at the model server, and memory for its body and its history.
+
+A :class:`Ticket` stands for both. A request opens one when it arrives, reserves what its body declares,
+takes a slot once the body is there, and hands the ticket to its turn, which keeps it until it ends.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Self
+
 from agentic_trio.errors import GatewayError, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 RETRY_AFTER = "1"
 
+UNCOUNTED = 64 * 1024
+"""Bytes of each ticket that are free: the number of requests bounds their sum."""
+
 
 class TooManyRequests(GatewayError):
-    """The gateway is at a bound of its own; the same request may succeed a little later."""
+    """The gateway is at one of its own bounds; the same request may succeed a little later."""
 
     status = 429
     type = "rate_limit_exceeded"
-    # Codex takes "server_is_overloaded" for final; this one it tries again.
+    # Codex takes "server_is_overloaded" for final; it retries this one.
     code: str | None = "rate_limit_exceeded"
 
     def __init__(self, message: str) -> None:
@@ -20,24 +32,112 @@ class TooManyRequests(GatewayError):
 
 
 class Admission:
-    """Counts requests in while its block lasts; refuses them above a bound, and all of them once closed.
+    """The bounds that all requests share.
 
-    Raises:
-        TooManyRequests: as many as may be are at work.
-        ServiceUnavailable: the server is shutting down.
+    Attributes:
+        slots: how many more requests may go to the model server now.
+        bytes_left: how many more bytes of bodies, histories and answers may be in memory now; less than
+            none while answers take more than there is.
+        closed: whether the server is shutting down, so that nothing more is admitted.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._admitted = 0
+    def __init__(self, *, max_requests: int, max_bytes: int) -> None:
+        self.slots = max_requests
+        self.bytes_left = max_bytes
         self.closed = False
 
-    def __enter__(self) -> None:
+    def check(self) -> None:
+        """Refuse a request whose body has not been read, if there is no slot for it now.
+
+        The slot itself is taken when the body is there: a client that sends a head and then nothing must
+        not keep others out.
+
+        Raises:
+            TooManyRequests: every slot is taken.
+            ServiceUnavailable: the server is shutting down.
+        """
         if self.closed:
             raise ServiceUnavailable("The server is shutting down.", headers={"retry-after": RETRY_AFTER})
-        if self._admitted >= self._limit:
-            raise TooManyRequests("Too many requests are running. Please retry in a few seconds.")
-        self._admitted += 1
+        self.check_slots()
 
-    def __exit__(self, *_: object) -> None:
-        self._admitted -= 1
+    def check_slots(self) -> None:
+        """Refuse a request for which there is no slot. Raises TooManyRequests."""
+        if self.slots <= 0:
+            raise TooManyRequests("Too many requests are running. Please retry in a few seconds.")
+
+    def take_bytes(self, size: int) -> None:
+        """Take memory. Raises TooManyRequests."""
+        if size > self.bytes_left:
+            raise TooManyRequests("Too much is being worked on at once. Please retry in a few seconds.")
+        self.bytes_left -= size
+
+
+class Ticket:
+    """What one request has taken. Leaving its block, or ``close``, gives all of it back."""
+
+    __slots__ = ("_admission", "_counted", "_has_slot", "_reserved")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._has_slot = False
+        self._reserved = 0
+        self._counted = 0
+
+    def take_slot(self) -> None:
+        """Take a slot at the model server; a ticket has one at most. Raises TooManyRequests."""
+        if not self._has_slot:
+            self._admission.check_slots()
+            self._admission.slots -= 1
+            self._has_slot = True
+
+    def give_slot_back(self) -> None:
+        """Let another request have the slot: this one waits under a bound of its own."""
+        if self._has_slot:
+            self._has_slot = False
+            self._admission.slots += 1
+
+    def reserve(self, size: int) -> None:
+        """Reserve memory for ``size`` more bytes.
+
+        Raises:
+            TooManyRequests: there is no room for them. What was reserved before stays reserved.
+        """
+        counted = max(self._reserved + size - UNCOUNTED, 0)
+        if counted > self._counted:
+            self._admission.take_bytes(counted - self._counted)
+            self._counted = counted
+        self._reserved += size
+
+    def charge(self, size: int) -> None:
+        """Count ``size`` bytes that are in memory already, even if there was no room for them.
+
+        What a model has generated is never refused: newcomers are, until it has been given back.
+        """
+        counted = max(self._reserved + size - UNCOUNTED, 0)
+        self._admission.bytes_left -= max(counted - self._counted, 0)
+        self._counted = max(counted, self._counted)
+        self._reserved += size
+
+    def pop_all(self) -> Ticket:
+        """Move everything to a new ticket: whoever has that one gives it back."""
+        moved = Ticket(self._admission)
+        moved._has_slot, moved._reserved, moved._counted = self._has_slot, self._reserved, self._counted
+        self._has_slot, self._reserved, self._counted = False, 0, 0
+        return moved
+
+    def close(self) -> None:
+        """Give everything back. The ticket can be used again."""
+        self.give_slot_back()
+        self._admission.bytes_left += self._counted
+        self._reserved = self._counted = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

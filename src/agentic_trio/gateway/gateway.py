@@ -13,18 +13,18 @@ import trio
 
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
-from agentic_trio.gateway.admission import Admission
-from agentic_trio.gateway.budget import Budget
+from agentic_trio.gateway.admission import Admission, Ticket
 from agentic_trio.gateway.conversations import Conversations
+from agentic_trio.gateway.idempotency import KEY_WAIT, key_in_use
 from agentic_trio.gateway.locks import Locks
-from agentic_trio.gateway.registry import Registry, key_in_use
+from agentic_trio.gateway.registry import Registry
 from agentic_trio.gateway.responses import Responses
 from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.gateway.unrecorded import Unrecorded
 from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.store.contract import StoreError
+from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
 from agentic_trio.upstream.client import open_upstream
 from agentic_trio.wire.dialect import decode_object
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentic_trio.config import Config
+    from agentic_trio.gateway.turn import Turn
 
 JsonObject = dict[str, Any]
 
@@ -43,9 +44,6 @@ PRUNE_INTERVAL = 3600.0
 
 PROBE_AGE = 0.1
 """Seconds for which what a probe has found is taken to be so."""
-
-KEY_WAIT = 30.0
-"""Seconds that a repeated request waits while the first one with its key is being looked up."""
 
 
 class Gateway:
@@ -58,8 +56,7 @@ class Gateway:
     Attributes:
         config: what it was opened with.
         upstream: the model server.
-        admission: the bound on requests at the model server.
-        budget: the bound on bytes of bodies and histories.
+        admission: the bounds on requests and on the memory that they take.
         turns: those that run, and new ones.
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
@@ -69,8 +66,7 @@ class Gateway:
     def __init__(self, services: Services, service: trio.Nursery) -> None:
         self.config = services.config
         self.upstream = services.upstream
-        self.admission = Admission(services.config.max_concurrent_requests)
-        self.budget = services.budget
+        self.admission = services.admission
         self.turns = Registry(services, service)
         self.keys = Locks(KEY_WAIT, key_in_use)
         self.responses = Responses(services.store, services.unrecorded, self.turns)
@@ -87,16 +83,15 @@ class Gateway:
         self._trouble: str | None = None
 
     async def create_response(self, request: JsonObject) -> JsonObject:
-        """Create a response, as ``POST /v1/responses`` does, and answer the Response object.
+        """Create a response, as ``POST /v1/responses`` does, and return the Response object.
 
-        Cancellation: the upstream call is closed, and the turn is recorded as ``cancelled``.
+        Cancellation: the call of the model server is closed, and the turn is recorded as ``cancelled``.
         """
-        body = msgspec.json.encode({**request, "stream": False})
-        turn = self.turns.new(body, self.own_context())
+        turn = self._new_turn({**request, "stream": False})
         if turn.call.background:
             self.turns.start(turn)
             await turn.wait_head()
-            return decode_object(turn.snapshot())
+            return decode_object(turn.queued())
         await self.turns.run(turn)
         return decode_object(turn.result())
 
@@ -104,15 +99,15 @@ class Gateway:
     async def stream_response(self, request: JsonObject) -> AsyncIterator[AsyncIterator[JsonObject]]:
         """Create a response and follow its events inside the block.
 
-        Leaving the block early cancels the turn, which is recorded with the output that had arrived;
-        one with ``background`` goes on.
+        Leaving the block early cancels the turn, which is recorded with the output that had arrived; a
+        turn with ``background`` goes on.
 
         Raises:
-            GatewayError: the request was refused, by the gateway or by the model server.
+            GatewayError: the gateway or the model server refused the request.
 
         Cancellation: as leaving early.
         """
-        turn = self.turns.new(msgspec.json.encode({**request, "stream": True}), self.own_context())
+        turn = self._new_turn({**request, "stream": True})
         self.turns.start(turn)
         try:
             await turn.wait_head()
@@ -121,6 +116,14 @@ class Gateway:
             if not turn.call.background:
                 turn.cancel()
                 await self.turns.wait_ended([turn])
+
+    def _new_turn(self, request: JsonObject) -> Turn:
+        """A turn for a program's request, under the same bounds as one that came over HTTP."""
+        body = msgspec.json.encode(request)
+        with Ticket(self.admission) as ticket:
+            ticket.reserve(len(body))
+            ticket.take_slot()
+            return self.turns.new(body, self.own_context(), ticket)
 
     async def create_conversation(
         self, *, items: list[JsonObject] | None = None, metadata: dict[str, str] | None = None
@@ -190,7 +193,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             upstream=upstream,
             locks=Locks(config.conversation_wait),
             unrecorded=Unrecorded(store),
-            budget=Budget(config.max_held_bytes),
+            admission=Admission(max_requests=config.max_concurrent_requests, max_bytes=config.max_held_bytes),
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
@@ -206,7 +209,8 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
         gateway = Gateway(services, service)
         service.start_soon(services.unrecorded.run)
         service.start_soon(prune_streams, services)
-        service.start_soon(gateway.turns.nudge_quiet)
+        service.start_soon(sweep_deleted, services, gateway.turns)
+        service.start_soon(gateway.turns.wake_quiet)
         try:
             yield gateway
         finally:
@@ -224,3 +228,24 @@ async def prune_streams(services: Services) -> None:
         except StoreError:
             logger.exception("old streams could not be pruned")
         await trio.sleep(PRUNE_INTERVAL)
+
+
+async def sweep_deleted(services: Services, turns: Registry) -> None:
+    """Erase what was deleted, ``erase_after`` seconds later, from the disk as well.
+
+    What a process before this one deleted is erased at once.
+    """
+    store, delay = services.store, 0.0
+    while True:
+        try:
+            mark = await store.deletions()
+            await trio.sleep(delay)
+            # A turn that began before the deletion may continue what was deleted.
+            await turns.wait_for_running()
+            await services.unrecorded.flush()
+            while await store.sweep(mark) >= SWEEP_LIMIT:
+                pass
+        except StoreError:
+            logger.exception("what was deleted could not be erased")
+            await trio.sleep(services.config.erase_after)
+        delay = services.config.erase_after

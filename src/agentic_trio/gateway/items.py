@@ -26,7 +26,7 @@ async def linked_items(
         owner: whose they are.
         items: as the request has them.
         conversation: the one that they are added to; None if it is only being made.
-        param: the request's member that locks them.
+        param: the request's member that holds them.
 
     Raises:
         InvalidRequest: one of them is in the conversation already.
@@ -43,7 +43,7 @@ async def linked_items(
 
 
 def resolved(item: InputItem, found: Mapping[str, bytes], param: str) -> InputItem:
-    """An item whose id may refer to stored content. ``param`` is the request's member that locks it.
+    """An item whose id may refer to stored content. ``param`` is the request's member that holds it.
 
     Raises:
         NotFound: it is a reference, and refers to nothing.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.errors import GatewayError
+from agentic_trio.wire.dialect import JsonObject, decode_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,7 @@ MAX_LOG_BYTES = 16 * 1024 * 1024
 
 
 class FellBehind(GatewayError):
-    """The reader wants events that the log no longer locks: it was too slow."""
+    """The reader wants events that the log no longer holds: it was too slow."""
 
     code: str | None = "stream_fell_behind"
 
@@ -28,6 +29,9 @@ class EventLog:
     """An append-only, bounded list of encoded events; the event at index ``n`` has sequence number ``n``.
 
     The writer never waits: a slow reader costs memory up to the bound, then itself falls behind.
+
+    Attributes:
+        closed: set once no more events will come.
     """
 
     def __init__(self, max_bytes: int = MAX_LOG_BYTES) -> None:
@@ -35,10 +39,12 @@ class EventLog:
         self._first = 0
         self._size = 0
         self._max_bytes = max_bytes
-        self._closed = False
+        self.closed = trio.Event()
         self._quiet = False
-        self._nudges = 0
+        self._wakes = 0
         self._readers = trio.lowlevel.ParkingLot()
+        # Where each parked reader goes on. It keeps up, however much is appended before it runs again.
+        self._parked: dict[object, int] = {}
 
     def extend(self, events: Sequence[bytes]) -> None:
         """Append events and wake the readers."""
@@ -51,15 +57,16 @@ class EventLog:
             self._forget()
         self._readers.unpark_all()
 
-    def nudge(self) -> None:
-        """Wake the readers with nothing, if nothing has come since the last nudge.
+    def wake_if_quiet(self) -> bool:
+        """Wake the readers with no events, if none have come since the last call; returns whether.
 
-        One clock serves all streams: a deadline for each wait of each reader would be a cost of every event.
+        One clock serves all streams: a deadline on each wait of each reader would be a cost of every event.
         """
-        if self._quiet:
-            self._nudges += 1
+        quiet, self._quiet = self._quiet, True
+        if quiet:
+            self._wakes += 1
             self._readers.unpark_all()
-        self._quiet = True
+        return quiet
 
     @classmethod
     def of(cls, events: Sequence[bytes]) -> EventLog:
@@ -75,12 +82,14 @@ class EventLog:
 
     def close(self) -> None:
         """No more events will come."""
-        self._closed = True
+        self.closed.set()
         self._readers.unpark_all()
 
     def _forget(self) -> None:
+        """Drop the oldest events, but for those that a reader which keeps up has had no chance to take."""
         dropped = 0
-        while self._size > self._max_bytes and dropped < len(self._events) - 1:
+        most = min(self._parked.values(), default=self._first + len(self._events) - 1) - self._first
+        while self._size > self._max_bytes and dropped < most:
             self._size -= len(self._events[dropped])
             dropped += 1
         del self._events[:dropped]
@@ -88,25 +97,58 @@ class EventLog:
 
     def exhausted(self, position: int) -> bool:
         """Whether nothing follows ``position``, now or ever."""
-        return self._closed and position >= self._first + len(self._events)
+        return self.closed.is_set() and position >= self._first + len(self._events)
 
     async def read(self, position: int) -> Sequence[bytes]:
-        """All events from ``position`` on, as soon as there are any; none at a nudge, or once it is closed.
+        """All events from ``position`` on, as soon as there are any; none if woken
+        without any, or once the log is closed.
 
         Raises:
             FellBehind: the events at ``position`` have been dropped.
 
         Cancellation: nothing is lost; read again from the same position.
         """
-        nudges = self._nudges
+        wakes = self._wakes
         events = self._from(position)
         # What wakes a reader that is ahead of the log isn't for it.
-        while not events and not self._closed and nudges == self._nudges:
-            await self._readers.park()
+        while not events and not self.closed.is_set() and wakes == self._wakes:
+            await self._park(position)
             events = self._from(position)
         return events
+
+    async def _park(self, position: int) -> None:
+        reader = object()
+        self._parked[reader] = position
+        try:
+            await self._readers.park()
+        finally:
+            del self._parked[reader]
 
     def _from(self, position: int) -> list[bytes]:
         if position < self._first:
             raise FellBehind
         return self._events[position - self._first :]
+
+
+class TurnEvents:
+    """Reads a log for a program: one decoded event at a time, until the log is closed.
+
+    Raises ``FellBehind`` to a program that reads too slowly. Cancellation: no event is lost.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._position = 0
+        self._ready: list[bytes] = []
+
+    def __aiter__(self) -> TurnEvents:
+        return self
+
+    async def __anext__(self) -> JsonObject:
+        while not self._ready:
+            if self._log.exhausted(self._position):
+                raise StopAsyncIteration
+            self._ready = list(reversed(await self._log.read(self._position)))
+            self._position += len(self._ready)
+        event = self._ready.pop()
+        return decode_object(event[event.index(b"\ndata: ") + 7 :])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import trio
 
-from agentic_trio.errors import InvalidRequest, ServiceUnavailable
+from agentic_trio.errors import ServiceUnavailable
 from agentic_trio.gateway.admission import TooManyRequests
 from agentic_trio.gateway.turn import Turn
 from agentic_trio.wire.create_response import parse_create_response
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agentic_trio.context import RequestContext
-    from agentic_trio.gateway.budget import Share
+    from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.services import Services
 
 QUEUED_PER_SLOT = 10
@@ -25,7 +23,12 @@ QUEUED_PER_SLOT = 10
 
 
 class Registry:
-    """The turns of one gateway, by the id of their response."""
+    """The turns of one gateway, by the id of their response.
+
+    Args:
+        services: what turns work with.
+        service: owns the turns that outlive their request.
+    """
 
     def __init__(self, services: Services, service: trio.Nursery) -> None:
         self._services = services
@@ -36,20 +39,30 @@ class Registry:
         self._closed = False
 
     def new(
-        self, body: bytes, context: RequestContext, *, id: str | None = None, fingerprint: bytes | None = None
+        self,
+        body: bytes,
+        context: RequestContext,
+        ticket: Ticket,
+        *,
+        id: str | None = None,
+        fingerprint: bytes | None = None,
     ) -> Turn:
-        """A turn for a request's body, not yet running.
+        """A turn for a request's body. It has taken over the ticket, and must now be run or started.
 
         Raises:
-            InvalidRequest: the body is not a right one.
+            InvalidRequest: the body is not a valid request. The ticket is untouched, here and below.
+            TooManyRequests: as many background turns wait as may.
         """
-        call = parse_create_response(
-            body, self._services.mint, strict=self._services.config.strict_parameters
-        )
-        return Turn(call, context, self._services, id=id, fingerprint=fingerprint)
+        services = self._services
+        call = parse_create_response(body, services.mint, strict=services.config.strict_parameters)
+        if call.background:
+            if self._in_background >= self._most_in_background:
+                raise TooManyRequests("Too many background responses are waiting. Please retry later.")
+            ticket.give_slot_back()
+        return Turn(call, context, services, ticket.pop_all(), id=id, fingerprint=fingerprint)
 
     async def run(self, turn: Turn) -> None:
-        """Run a turn in the caller's task, which owns it. See ``Turn.run``."""
+        """Run a turn in the caller's task, which owns it. Cancellation: as for ``Turn.run``."""
         self._running[turn.id] = turn
         if self._closed:
             turn.cancel(_shutting_down())
@@ -58,33 +71,14 @@ class Registry:
         finally:
             del self._running[turn.id]
 
-    def start(self, turn: Turn, place: ExitStack | None = None, held: Share | None = None) -> None:
-        """Run a turn that outlives its request: the gateway owns it.
-
-        Args:
-            turn: a new one.
-            place: the request's among those at the model server. What is in it goes over to the turn,
-                until that ends; a background turn has its own bound, and leaves it alone.
-            held: the request's share of what may be in memory. It goes over to the turn.
-
-        Raises:
-            TooManyRequests: as many background turns wait as may.
-        """
-        background = turn.call.background
-        if background and self._in_background >= self._most_in_background:
-            raise TooManyRequests("Too many background responses are waiting. Please retry later.")
-        if held is not None:
-            held.give_to(turn.held)
+    def start(self, turn: Turn) -> None:
+        """Run a turn that outlives its request: the gateway's service nursery owns it."""
         self._running[turn.id] = turn
-        if background:
+        if turn.call.background:
             self._in_background += 1
             self._service.start_soon(self._run_in_background, turn)
         else:
-            self._service.start_soon(self._run_owned, turn, place.pop_all() if place else ExitStack())
-
-    async def _run_owned(self, turn: Turn, place: ExitStack) -> None:
-        with place:
-            await self.run(turn)
+            self._service.start_soon(self.run, turn)
 
     async def _run_in_background(self, turn: Turn) -> None:
         try:
@@ -97,31 +91,39 @@ class Registry:
         turn = self._running.get(id)
         return turn if turn is not None and turn.owner == owner else None
 
-    async def nudge_quiet(self) -> None:
-        """Wake, now and then, the readers of streams that are quiet, so that they say they are there.
+    async def wake_quiet(self) -> None:
+        """Wake the readers of quiet streams every so often, so that they send a comment.
 
         Cancellation: nobody is woken any more.
         """
         while True:
             await trio.sleep(self._services.config.keep_alive_interval / 2)
-            for turn in self._running.values():
-                turn.log.nudge()
+            for turn in list(self._running.values()):
+                turn.wake_if_quiet()
+
+    async def wait_for_running(self) -> None:
+        """Wait until every turn that runs now has ended. Cancellation: stops waiting."""
+        for turn in list(self._running.values()):
+            await turn.wait_ended()
 
     async def drain(self, deadline: float) -> None:
-        """Wait until no turn runs, until ``deadline`` (in Trio's time) at most."""
+        """Wait until no turn runs, or until ``deadline`` on Trio's clock.
+
+        Cancellation: the turns go on.
+        """
         with trio.move_on_at(deadline):
             while self._running:
                 await next(iter(self._running.values())).wait_ended()
                 await trio.lowlevel.checkpoint()
 
     def end_all(self) -> None:
-        """End the turns that run, and those that come; each is recorded and tells its readers why."""
+        """End the turns that run, and those still to come; each is recorded and tells its readers why."""
         self._closed = True
         for turn in list(self._running.values()):
             turn.cancel(_shutting_down())
 
     async def close(self) -> None:
-        """End all turns and wait until they are recorded."""
+        """End all turns and wait until they are recorded. Cancellation: as for ``wait_ended``."""
         self.end_all()
         await self.wait_ended(list(self._running.values()))
 
@@ -138,31 +140,3 @@ class Registry:
 
 def _shutting_down() -> ServiceUnavailable:
     return ServiceUnavailable("The server is shutting down.")
-
-
-def idempotent_id(owner: str, key: str) -> str:
-    """The response id that belongs to an idempotency key: one key, one response."""
-    digest = hashlib.sha256(f"{len(owner)}:{owner}{key}".encode()).hexdigest()
-    return f"resp_{digest[:48]}"
-
-
-def fingerprint_of(body: bytes) -> bytes:
-    """What tells a repeated request from another one."""
-    return hashlib.sha256(body).digest()
-
-
-def key_in_use() -> InvalidRequest:
-    """The first request with an idempotency key has not got so far that a repeat could follow it."""
-    return InvalidRequest(
-        "A request with this Idempotency-Key is in progress. Please retry in a few seconds.",
-        status=409,
-        code="idempotency_key_in_use",
-    )
-
-
-def check_repeat(known: bytes | None, fingerprint: bytes) -> None:
-    """Refuse an idempotency key that another request has used. Raises InvalidRequest."""
-    if known != fingerprint:
-        raise InvalidRequest(
-            "This Idempotency-Key was used for another request.", code="idempotency_key_reused"
-        )

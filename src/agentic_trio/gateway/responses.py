@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import InvalidRequest
+from agentic_trio.gateway.idempotency import check_repeat
 from agentic_trio.gateway.items import page_body
 from agentic_trio.gateway.log import EventLog
-from agentic_trio.gateway.registry import check_repeat
 from agentic_trio.gateway.store_errors import StateErrors, StorageErrors
 from agentic_trio.store.contract import Missing, NotEnded
 from agentic_trio.wire.conversations import deleted_body, list_body

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import trio
 
     from agentic_trio.config import Config
-    from agentic_trio.gateway.budget import Budget
+    from agentic_trio.gateway.admission import Admission
     from agentic_trio.gateway.locks import Locks
     from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Store
@@ -21,14 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What turns work with: the gateway's own parts, shared by all of them."""
+    """The gateway's own parts, which all turns share.
+
+    Attributes:
+        config: what the gateway was opened with.
+        store: where turns are kept.
+        upstream: the model server.
+        admission: the bounds on requests and on their memory.
+        locks: one turn at a time in a conversation.
+        unrecorded: the endings that the store could not take yet.
+        background: how many background turns may run at once.
+        mint: makes ids.
+        now: Unix time in seconds.
+    """
 
     config: Config
     store: Store
     upstream: Upstream
+    admission: Admission
     locks: Locks
     unrecorded: Unrecorded
-    budget: Budget
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]

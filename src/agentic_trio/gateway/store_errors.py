@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, ServiceUnavailable
-from agentic_trio.store.contract import ItemAlreadyInConversation, Missing, NotEnded, StoreError
+from agentic_trio.store.contract import (
+    HistoryTooLarge,
+    ItemAlreadyInConversation,
+    KeyInUse,
+    Missing,
+    NotEnded,
+    StoreError,
+    StoreRefusal,
+    ThreadFull,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from agentic_trio.store.contract import PageQuery
+
+    Translations = Mapping[type[StoreRefusal], Callable[[Any], GatewayError]]
 
 logger = logging.getLogger("agentic_trio")
 
@@ -21,15 +33,77 @@ def item_already_in_conversation(param: str) -> InvalidRequest:
     return InvalidRequest("Item already in conversation", code="item_already_in_conversation", param=param)
 
 
-_NOT_FOUND = {
-    "response": "Response with id '{}' not found.",
-    "conversation": "Conversation with id '{}' not found.",
-    "item": "Item with id '{}' not found.",
+def _not_found(missing: Missing) -> GatewayError:
+    return NotFound(f"{missing.kind.capitalize()} with id '{missing.id}' not found.")
+
+
+def _previous_not_found(missing: Missing) -> GatewayError:
+    if missing.kind != "response":
+        return _not_found(missing)
+    return InvalidRequest(
+        f"Previous response with id '{missing.id}' not found.",
+        code="previous_response_not_found",
+        param="previous_response_id",
+    )
+
+
+def _previous_not_ended(refusal: NotEnded) -> GatewayError:
+    return InvalidRequest(
+        f"Previous response with id '{refusal.id}' is still in progress.",
+        code="previous_response_not_ended",
+        param="previous_response_id",
+    )
+
+
+def _history_too_large(_: HistoryTooLarge) -> GatewayError:
+    return InvalidRequest(
+        "The history is larger than any model's context.", code="context_length_exceeded", param="input"
+    )
+
+
+def _thread_full(_: ThreadFull) -> GatewayError:
+    return InvalidRequest(
+        "The conversation can't hold any more items.", code="context_length_exceeded", param="items"
+    )
+
+
+def _key_in_use(_: KeyInUse) -> GatewayError:
+    return InvalidRequest(
+        "A request with this Idempotency-Key is in progress. Please retry in a few seconds.",
+        status=409,
+        code="idempotency_key_in_use",
+    )
+
+
+def _cannot_delete(_: NotEnded) -> GatewayError:
+    return InvalidRequest("Cannot delete an in-flight response.")
+
+
+REFUSALS: Translations = {
+    Missing: _not_found,
+    NotEnded: _cannot_delete,
+    KeyInUse: _key_in_use,
+    ItemAlreadyInConversation: lambda _: item_already_in_conversation("items"),
+    ThreadFull: _thread_full,
 }
+"""Where a resource is read or changed. Of these, only a deletion needs a response that has ended."""
+
+HISTORY_REFUSALS: Translations = {
+    Missing: _previous_not_found,
+    NotEnded: _previous_not_ended,
+    HistoryTooLarge: _history_too_large,
+}
+"""Where a turn reads the history that it continues."""
 
 
 class StorageErrors:
-    """Within this block the store's own failures are told as a client is told of them."""
+    """Inside this block a failure of the store is a 503, and refusals pass as they are.
+
+    Attributes:
+        translations: how each refusal is told to a client, in a subclass.
+    """
+
+    translations: ClassVar[Translations] = {}
 
     def __enter__(self) -> None:
         return None
@@ -43,35 +117,34 @@ class StorageErrors:
         if isinstance(error, StoreError):
             logger.error("the store failed", exc_info=error)
             raise ServiceUnavailable("The store can't be used right now.") from error
+        if isinstance(error, StoreRefusal) and type(error) in self.translations:
+            raise self.told(error) from None
+
+    def told(self, refusal: StoreRefusal) -> GatewayError:
+        return self.translations[type(refusal)](refusal)
 
 
 class StateErrors(StorageErrors):
-    """Within this block all that the store refuses is told as a client is told of it.
+    """Inside this block everything that the store refuses is told as ``REFUSALS`` has it.
 
     Args:
-        query: the page that is read, if one is: what is missing may be where it begins.
+        query: the page that is read, if one is: a missing item may be where it begins.
     """
+
+    translations = REFUSALS
 
     def __init__(self, query: PageQuery | None = None) -> None:
         self._query = query
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, Missing):
-            raise _missing(error, self._query) from None
-        if isinstance(error, NotEnded):
-            raise InvalidRequest("Cannot delete an in-flight response.") from None
-        if isinstance(error, ItemAlreadyInConversation):
-            raise item_already_in_conversation("items") from None
-        super().__exit__(kind, error, traceback)
+    def told(self, refusal: StoreRefusal) -> GatewayError:
+        query = self._query
+        if isinstance(refusal, Missing) and query is not None and refusal.id in (query.after, query.before):
+            param = "before" if refusal.id == query.before else "after"
+            return NotFound(f"No item found with id '{refusal.id}'", param=param)
+        return super().told(refusal)
 
 
-def _missing(missing: Missing, query: PageQuery | None) -> GatewayError:
-    if query is not None and missing.id in (query.after, query.before):
-        param = "before" if missing.id == query.before else "after"
-        return NotFound(f"No item found with id '{missing.id}'", param=param)
-    return NotFound(_NOT_FOUND[missing.kind].format(missing.id))
+class HistoryErrors(StorageErrors):
+    """Inside this block everything that the store refuses is told as ``HISTORY_REFUSALS`` has it."""
+
+    translations = HISTORY_REFUSALS

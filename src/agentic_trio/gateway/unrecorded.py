@@ -22,7 +22,7 @@ MAX_UNRECORDED = 1000
 responses become ``failed``, without output, as soon as the store takes that."""
 
 MAX_UNRECORDED_BYTES = 256 * 1024 * 1024
-"""How much of them, for the same: an ending locks its turn's whole stream."""
+"""How much of them, for the same: an ending holds its turn's whole stream."""
 
 MAX_GIVEN_UP = 100_000
 """How many responses are known to be given up; what is forgotten is under way until the next start."""

@@ -1,11 +1,11 @@
 """The store's contract.
 
-A *thread* is an append-only list of items. A conversation names one; a chain of
-``previous_response_id`` runs in one. A history is what a thread locks up to a position. Continuing
-from a thread's head appends to it; anything else *forks*: a new thread that begins inside another
-at a position. Nothing is copied and nothing is ever renumbered.
+A *thread* is an append-only list of items. A conversation has one; a chain of
+``previous_response_id`` runs in one. A history is what a thread holds up to a position. A turn that
+continues a thread's head appends to it; any other *forks*: it begins a new thread inside another, at a
+position. Nothing is copied and nothing is ever renumbered.
 
-Every read and write is by owner: what belongs to another owner is not found. The empty owner is the
+Every read and write names an owner, and never finds what belongs to another. The empty owner is the
 single user of an open gateway.
 
 Items travel as the JSON text that goes upstream; no backend decodes them.
@@ -28,24 +28,32 @@ APPENDING = frozenset({"completed", "incomplete"})
 """The endings that may append to the thread they continue; the others always fork."""
 
 
+SWEEP_LIMIT = 500
+"""Rows that one call of ``sweep`` erases, so that the writes of turns don't wait long."""
+
+
 class StoreError(Exception):
-    """The store can't do it now: disk full, read-only, locked, or broken. The cause is chained."""
+    """The store failed: its disk is full, read-only, locked or broken. The cause is chained."""
 
 
-class ThreadFull(Exception):
-    """A history can't grow beyond 2**24 - 1 positions. Nothing was written."""
+class StoreRefusal(Exception):
+    """The store works, and what was asked of it can't be done. Nothing was written."""
 
 
-class HistoryTooLarge(Exception):
+class ThreadFull(StoreRefusal):
+    """A history can't grow beyond 2**24 - 1 positions."""
+
+
+class HistoryTooLarge(StoreRefusal):
     """A history is larger than one request may load."""
 
 
-class ItemAlreadyInConversation(Exception):
-    """An item that was to be linked is in this conversation already."""
+class ItemAlreadyInConversation(StoreRefusal):
+    """An item that was to be added is in this conversation already."""
 
 
-class Missing(Exception):
-    """What was named isn't there, for this owner.
+class Missing(StoreRefusal):
+    """Nothing of this owner has that id.
 
     Attributes:
         kind: what was looked for.
@@ -58,8 +66,20 @@ class Missing(Exception):
         self.id = id
 
 
-class NotEnded(Exception):
-    """The response named is still under way, so it can't be continued or deleted."""
+class NotEnded(StoreRefusal):
+    """The response is still under way, so it can't be continued or deleted."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+
+class KeyInUse(StoreRefusal):
+    """The idempotency key belongs to another response.
+
+    Attributes:
+        id: that response's.
+    """
 
     def __init__(self, id: str) -> None:
         super().__init__(id)
@@ -71,10 +91,10 @@ class Item:
     """One item of a thread.
 
     Attributes:
-        id: unique if ``issued``; otherwise only a name that a client chose.
+        id: unique if ``issued``; otherwise a name that a client chose.
         data: its JSON text, ``id`` included, as it goes upstream and to clients.
-        issued: whether this gateway made the id, which is then a reference to this content.
-        partial: cut off while it was being made: part of its response's output, never of a history.
+        issued: whether this gateway made the id, which then refers to this content.
+        partial: cut off while the model wrote it: in its response's output, but in no history.
     """
 
     id: str
@@ -112,8 +132,10 @@ class Announcement:
 
     Attributes:
         body: the response as it is now, without ``output``.
-        input: the turn's own input, kept so that a turn which a crash ended can be continued.
-        fingerprint: tells a repeat of the request from another request; None if it can't be repeated.
+        input: the turn's own input, kept so that a turn that a crash ended can be continued.
+        fingerprint: tells a repeat of the request from another request; None if it has no key.
+        key: what ``keyed`` finds it by: a digest of its idempotency key and of whatever else a repeat must
+            have in common with it, such as the credentials. None if it can't be repeated.
     """
 
     owner: str
@@ -126,6 +148,7 @@ class Announcement:
     open_calls: frozenset[str]
     body: bytes
     fingerprint: bytes | None = None
+    key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +158,12 @@ class Ending:
     Attributes:
         status: one of ``ENDED``.
         base: where its history ended; None begins a new thread.
-        conversation: id of the conversation that was named, or None.
-        open_calls: the calls without an output after input and output were added.
-        body: the final response without its ``output``; ``output``'s items follow it in ``output``.
+        conversation: the id of the conversation that the request named, or None.
+        open_calls: the calls that have no output once input and output are added.
+        body: the final response without ``output``, whose items are in ``output`` below.
         fingerprint: as it was announced.
-        events: the turn's whole stream, one element an event, if it can be streamed again.
+        key: as it was announced.
+        events: the whole stream, one element an event, if it may be read again.
     """
 
     owner: str
@@ -153,12 +177,13 @@ class Ending:
     open_calls: frozenset[str]
     body: bytes
     fingerprint: bytes | None = None
+    key: bytes | None = None
     events: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response as it was recorded: ``body`` is without ``output``, whose items are beside it."""
+    """A response as it was recorded. ``body`` has no ``output``; its items are in ``output`` here."""
 
     id: str
     status: str
@@ -178,7 +203,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of a list, in the order that was asked for."""
+    """Part of a list, in the order of the query."""
 
     items: Sequence[Item]
     has_more: bool
@@ -188,16 +213,16 @@ class Page:
 class PageQuery:
     """Which part of a list.
 
-    An id may occur more than once in a history. Then ``after`` means its last occurrence in the order
-    that is asked for, and ``before`` its first, so that paging by them always gets on and ends; what
-    lies between two occurrences may be passed over.
+    An id may occur more than once in a history. ``after`` then means its last occurrence in the query's
+    order, and ``before`` its first, so that paging always advances and ends; it may skip what lies
+    between two occurrences.
 
     Attributes:
         limit: how many items, at least 1.
         order: oldest first, or newest first.
-        after: the id of an item; the page locks what follows it in this order.
-        before: the id of an item; the page locks what precedes it in this order. Alone, it asks for the
-            page that ends there, and ``has_more`` says whether there is one before that.
+        after: the id of an item; the page holds what follows it in this order.
+        before: the id of an item; the page holds what precedes it in this order. Alone, it asks for the
+            page that ends there, and ``has_more`` says whether anything precedes that page.
     """
 
     limit: int = 20
@@ -207,71 +232,89 @@ class PageQuery:
 
 
 class Store(Protocol):
-    """Where turns are kept. Every write is durable when its call returns, but for ``announce`` and
-    ``withdraw``: those survive the process, not the power.
+    """Where turns are kept.
 
-    Cancellation, for every write: one that had not been taken by the writer is withdrawn and leaves
-    nothing; the outcome of one that had been taken is unknown to the caller, and is either whole or
-    nothing. Reads can be cancelled at any time.
+    Every write is durable when its call returns, except ``announce`` and ``withdraw``: these survive
+    the death of the process, but not the loss of power.
 
-    Raises, everywhere: :class:`StoreError`. A failed write leaves nothing behind.
+    Cancellation, for every write: the write happens completely or not at all, and the caller doesn't
+    learn which. One that the writer had not begun is withdrawn. Reads can be cancelled at any time.
+
+    Raises, everywhere: :class:`StoreError`. A write that fails leaves nothing behind.
     """
 
     async def history(
         self, owner: str, *, response: str | None = None, conversation: str | None = None
     ) -> History:
-        """Read what a turn continues: a response with all before it, or a conversation as it is now.
+        """Read what a turn continues: a response and all before it, or a conversation as it is now.
 
-        With both, the response must have been made in that conversation, and the conversation's
+        If both are named, the response must have been made in that conversation, and the conversation's
         history is read.
 
         Raises:
-            HistoryTooLarge: it can't be read into memory.
-            Missing: no such response or conversation; with both, kind ``response`` also when the
-                response was made elsewhere. A response that has not ended is ``NotEnded``.
+            HistoryTooLarge: it is larger than one request may load.
+            Missing: there is no such response or conversation, or the response was not made in it.
+            NotEnded: the response is under way.
         """
 
     async def announce(self, announcement: Announcement) -> None:
         """Record a response that is under way.
 
-        Announcing it again replaces the announcement; one that has ended is left alone.
+        A second announcement replaces the first. A response that has ended is left alone.
 
         Raises:
+            KeyInUse: its key belongs to another response.
             Missing: the conversation is gone.
         """
 
     async def end(self, ending: Ending) -> None:
-        """Record how a turn ended: its items, its response, and its conversation's new head, or nothing.
+        """Record how a turn ended: its items, its response and its conversation's new head, or nothing.
 
         Its items are appended to the thread of ``base`` if that thread's head is still ``base``, the
-        status is in ``APPENDING``, and the thread's kind fits (a conversation's thread takes only
-        turns that name this conversation, a chain's thread only turns that name none). Otherwise they
-        go into a new thread that forks at ``base``. A turn of a conversation that was deleted
-        meanwhile forks too. An announced response is replaced; ending one twice changes nothing.
+        status is in ``APPENDING``, and the thread's kind fits: a conversation's thread takes only
+        turns that name this conversation, a chain's thread only turns that name none. Otherwise they
+        go into a new thread that forks at ``base``, as do those of a turn whose conversation was
+        deleted meanwhile. The ending replaces the announcement; a second ending changes nothing.
+
+        A key that belongs to another response stays with it: what the model has written is kept all the
+        same, and can't be found by the key.
 
         Raises:
             ThreadFull: its history is as long as one can be.
         """
 
     async def withdraw(self, owner: str, response: str) -> None:
-        """Forget an announced response that has not ended. Unknown or ended ones are left alone."""
+        """Forget an announced response. One that has ended, or is unknown, is left alone."""
 
     async def response(self, owner: str, id: str) -> StoredResponse:
-        """Read a response. One that is under way has no output yet. Raises Missing."""
+        """Read a response. While it is under way it has no output. Raises Missing."""
+
+    async def keyed(self, owner: str, key: bytes) -> StoredResponse | None:
+        """Read the response, ended or under way, that has this key; None if there is none.
+
+        A key belongs to the first response that is recorded with it, until that response is withdrawn or
+        deleted.
+        """
 
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
-        """Read an ended turn's stream, event by event; nothing if it is not kept. Raises Missing."""
+        """Read the stream of a turn that has ended, one element an event; empty if it isn't kept.
+
+        Raises Missing.
+        """
 
     async def prune_events(self, before: int) -> int:
-        """Forget the streams of responses created before this Unix time; answers how many."""
+        """Forget the streams of responses created before this Unix time; returns how many."""
 
     async def delete_response(self, owner: str, id: str) -> None:
-        """Forget an ended response. Turns that continue it are untouched. Raises Missing, NotEnded."""
+        """Delete a response that has ended. Turns that continue it keep their history.
+
+        Raises Missing, NotEnded.
+        """
 
     async def response_input(self, owner: str, id: str, query: PageQuery) -> Page:
-        """List all that the model was given for a response: history, then its own input.
+        """List everything that the model was given for a response: its history, then its own input.
 
-        Raises Missing, with kind ``item`` for an unknown ``after`` or ``before``.
+        Raises Missing, of kind ``item`` for an unknown ``after`` or ``before``.
         """
 
     async def create_conversation(
@@ -286,7 +329,7 @@ class Store(Protocol):
         """Replace a conversation's metadata. Raises Missing."""
 
     async def delete_conversation(self, owner: str, id: str) -> None:
-        """Forget a conversation. Its responses can still be read and continued. Raises Missing."""
+        """Delete a conversation. Its responses can still be read and continued. Raises Missing."""
 
     async def conversation_items(self, owner: str, id: str, query: PageQuery) -> Page:
         """List a conversation's items. Raises Missing, as ``response_input`` does."""
@@ -297,31 +340,35 @@ class Store(Protocol):
     async def add_items(
         self, owner: str, id: str, items: Sequence[Item], opened: frozenset[str], closed: frozenset[str]
     ) -> None:
-        """Append items to a conversation. ``opened`` and ``closed`` are call ids that they leave or answer.
+        """Append items to a conversation. They add the calls ``opened`` and answer the calls ``closed``.
 
-        Raises Missing; ItemAlreadyInConversation when an issued id is in it already, and then nothing
-        is added; ThreadFull. An issued id may occur twice among ``items``.
+        An issued id may occur twice among ``items``.
+
+        Raises:
+            ItemAlreadyInConversation: an issued id is in the conversation.
+            Missing: there is no such conversation.
+            ThreadFull: it would be longer than one can be.
         """
 
     async def delete_item(
         self, owner: str, id: str, item: str, effect: Callable[[bytes], tuple[frozenset[str], frozenset[str]]]
     ) -> Conversation:
-        """Drop an item from a conversation's later histories; earlier ones still hold it.
+        """Drop an item from a conversation. Histories that were read before still hold it.
 
-        ``effect`` is given the item's JSON text and answers the call ids that its going opens and
-        closes; it may run in another thread. Of several items with that id all go, oldest first, so
-        that it is gone afterwards. Raises Missing.
+        ``effect`` takes the item's JSON text and returns the call ids that its removal opens and closes;
+        it may run in another thread. If several items have that id, all of them are dropped, oldest
+        first. Raises Missing.
         """
 
     async def find_items(self, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
-        """Look up issued ids: the JSON text of each that is known. Names that clients chose never are.
+        """Look up issued ids: the JSON text of each item that is known. Names that clients chose are not.
 
-        An item is known as long as any history locks it, whatever response or conversation was deleted;
-        a partial one never is.
+        An item is known while a response that has not been deleted, or a response under way, has it in its
+        history or its output, or while a conversation holds it now. A partial one never is.
         """
 
     async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
-        """Which of these item ids a conversation locks now. Raises Missing."""
+        """Which of these item ids are in a conversation now. Raises Missing."""
 
     async def list_responses(
         self,
@@ -333,8 +380,8 @@ class Store(Protocol):
     ) -> tuple[Sequence[StoredResponse], bool]:
         """List the owner's responses in the order they were first recorded, and whether there are more.
 
-        ``model`` and ``metadata`` keep those whose body has that model and all of these pairs.
-        ``after`` and ``before`` are response ids. Raises Missing for an unknown one.
+        Only those are listed whose body has this ``model`` and all of these ``metadata``. ``after`` and
+        ``before`` are response ids. Raises Missing for an unknown one.
         """
 
     async def list_conversations(
@@ -343,16 +390,27 @@ class Store(Protocol):
         """List the owner's conversations, as ``list_responses`` does."""
 
     async def recover(self, end: Callable[[bytes], bytes]) -> int:
-        """Record every response that a dead process left under way as ``failed``; answers how many.
+        """Record as ``failed`` every response that a dead process left under way; returns how many.
 
-        ``end`` turns the announced body into the failed one. Their input is kept, as ``end`` keeps a
-        failed turn's. One whose input can't be kept, because its row is damaged or its history is full or
-        gone, ends where its history did; a body that ``end`` raises for is replaced by one that locks
-        ``id``, ``object`` and ``created_at``. Called once, before the first turn.
+        Called once, before the first turn. ``end`` turns an announced body into the failed one. The
+        input is kept, as that of any failed turn, unless its row is damaged or its history is full or
+        gone: the response then ends where its history did. If ``end`` raises for a body, it is called
+        again with one that holds only ``id``, ``object`` and ``created_at``.
         """
 
     async def fail(self, owner: str, id: str, end: Callable[[bytes], bytes]) -> None:
-        """Record one response as ``recover`` does. Unknown or ended ones are left alone."""
+        """Record one response as ``recover`` does. One that has ended, or is unknown, is left alone."""
+
+    async def deletions(self) -> int:
+        """A mark that stands for everything deleted until now, for ``sweep``; 0 if nothing is left of it."""
+
+    async def sweep(self, mark: int, limit: int = SWEEP_LIMIT) -> int:
+        """Erase what was deleted before ``mark`` and nothing reaches: from the disk, not only from sight.
+
+        Erases ``limit`` rows or a few more, and returns how many; fewer than ``limit`` mean that nothing is
+        left to erase. The caller sees to it that every turn which was running when the mark was taken has
+        been recorded: it may continue a history that was deleted meanwhile.
+        """
 
     async def probe(self) -> None:
         """Prove that the store can be written to now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from agentic_trio.store import erasure
 from agentic_trio.store.contract import Conversation, Item, ItemAlreadyInConversation, Missing, Place
 from agentic_trio.store.paging import page_of_view
 from agentic_trio.store.threads import (
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from agentic_trio.store.threads import Segment
 
 
-class _Found(NamedTuple):
-    """A conversation's row and its thread's head."""
+class Found(NamedTuple):
+    """A conversation's row and its thread's head: the columns of ``_FIND``, in their order."""
 
     thread: int
     head: int
@@ -39,16 +40,25 @@ class _Found(NamedTuple):
         return Place(self.thread, self.head)
 
 
-def _find(connection: sqlite3.Connection, owner: str, id: str) -> _Found:
-    row = connection.execute(
-        "SELECT thread, head, created_at, open, metadata"
-        " FROM conversation JOIN thread ON thread.id = conversation.thread"
-        " WHERE conversation.owner = ? AND conversation.id = ?",
-        (owner, id),
-    ).fetchone()
+_FIND = f"""
+    SELECT {", ".join(Found._fields)} FROM conversation JOIN thread ON thread.id = conversation.thread
+    WHERE conversation.owner = :owner AND conversation.id = :id
+"""
+
+
+def find(connection: sqlite3.Connection, owner: str, id: str) -> Found:
+    """A conversation's row. Raises Missing."""
+    row = connection.execute(_FIND, {"owner": owner, "id": id}).fetchone()
     if row is None:
         raise Missing("conversation", id)
-    return _Found(*row)
+    return Found(*row)
+
+
+def thread_of(connection: sqlite3.Connection, owner: str, id: str) -> int | None:
+    """The thread of a conversation, or None if there is no such conversation."""
+    statement = "SELECT thread FROM conversation WHERE owner = :owner AND id = :id"
+    row = connection.execute(statement, {"owner": owner, "id": id}).fetchone()
+    return None if row is None else row[0]
 
 
 def create(
@@ -62,53 +72,53 @@ def create(
     head = new_thread(connection, owner, CONVERSATION, None, items)
     connection.execute(
         "INSERT INTO conversation (thread, id, owner, created_at, open, metadata)"
-        " VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT))",
-        (
-            head.thread,
-            conversation.id,
-            owner,
-            conversation.created_at,
-            dump_calls(open_calls),
-            conversation.metadata,
-        ),
+        " VALUES (:thread, :id, :owner, :created_at, :open, CAST(:metadata AS TEXT))",
+        {
+            "thread": head.thread,
+            "id": conversation.id,
+            "owner": owner,
+            "created_at": conversation.created_at,
+            "open": dump_calls(open_calls),
+            "metadata": conversation.metadata,
+        },
     )
 
 
 def read(connection: sqlite3.Connection, owner: str, id: str) -> Conversation:
     """See ``Store.conversation``."""
-    found = _find(connection, owner, id)
+    found = find(connection, owner, id)
     return Conversation(id, found.created_at, found.metadata)
 
 
 def update(connection: sqlite3.Connection, owner: str, id: str, metadata: bytes) -> Conversation:
     """See ``Store.update_conversation``."""
     connection.execute(
-        "UPDATE conversation SET metadata = CAST(? AS TEXT) WHERE owner = ? AND id = ?", (metadata, owner, id)
+        "UPDATE conversation SET metadata = CAST(:metadata AS TEXT) WHERE owner = :owner AND id = :id",
+        {"metadata": metadata, "owner": owner, "id": id},
     )
     return read(connection, owner, id)
 
 
 def delete(connection: sqlite3.Connection, owner: str, id: str) -> None:
     """See ``Store.delete_conversation``."""
-    gone = connection.execute("DELETE FROM conversation WHERE owner = ? AND id = ?", (owner, id))
-    if gone.rowcount == 0:
-        raise Missing("conversation", id)
+    found = find(connection, owner, id)
+    connection.execute("DELETE FROM conversation WHERE thread = :thread", {"thread": found.thread})
+    erasure.leave(connection, found.place())
 
 
 def items(connection: sqlite3.Connection, owner: str, id: str, query: PageQuery) -> Page:
     """See ``Store.conversation_items``."""
-    return page_of_view(connection, view(connection, _find(connection, owner, id).place()), query)
+    return page_of_view(connection, view(connection, find(connection, owner, id).place()), query)
 
 
 def item(connection: sqlite3.Connection, owner: str, id: str, item: str) -> Item:
     """See ``Store.conversation_item``."""
-    found = _find(connection, owner, id)
+    found = find(connection, owner, id)
     position = locate(connection, view(connection, found.place()), item, last=True)
     if position is None:
         raise Missing("item", item)
-    issued, data = connection.execute(
-        "SELECT issued, data FROM entry WHERE key = ?", (key(found.thread, position),)
-    ).fetchone()
+    statement = "SELECT issued, data FROM entry WHERE key = :key"
+    issued, data = connection.execute(statement, {"key": key(found.thread, position)}).fetchone()
     return Item(item, data, bool(issued))
 
 
@@ -121,12 +131,19 @@ def add_items(
     closed: frozenset[str],
 ) -> None:
     """See ``Store.add_items``."""
-    found = _find(connection, owner, id)
+    found = find(connection, owner, id)
     segments = view(connection, found.place())
-    if _living(connection, segments, [item.id for item in items if item.issued]):
+    if _located(connection, segments, [item.id for item in items if item.issued]):
         raise ItemAlreadyInConversation
     append(connection, found.place(), items)
-    _set_open(connection, found.thread, load_calls(found.open) - closed | opened)
+    set_open(connection, found.thread, load_calls(found.open) - closed | opened)
+
+
+_OCCURRENCES = """
+    SELECT key, data FROM entry
+    WHERE item = :item AND issued IN (0, 1) AND key > :first AND key <= :last AND dropped IS NULL
+    ORDER BY key
+"""
 
 
 def delete_item(
@@ -137,34 +154,35 @@ def delete_item(
     effect: Callable[[bytes], tuple[frozenset[str], frozenset[str]]],
 ) -> Conversation:
     """See ``Store.delete_item``."""
-    found = _find(connection, owner, id)
-    rows = connection.execute(
-        "SELECT key, data FROM entry WHERE item = ? AND issued IN (0, 1) AND key > ? AND key <= ?"
-        " AND dropped IS NULL ORDER BY key",
-        (item, key(found.thread, 0), key(found.thread, found.head)),
-    ).fetchall()
+    found = find(connection, owner, id)
+    bounds = {"item": item, "first": key(found.thread, 0), "last": key(found.thread, found.head)}
+    rows = connection.execute(_OCCURRENCES, bounds).fetchall()
     if not rows:
         raise Missing("item", item)
     head = advance(connection, found.place(), 1)
     calls = load_calls(found.open)
     for entry, data in rows:
-        connection.execute("UPDATE entry SET dropped = ? WHERE key = ?", (head.position, entry))
+        statement = "UPDATE entry SET dropped = :position WHERE key = :key"
+        connection.execute(statement, {"position": head.position, "key": entry})
         opens, closes = effect(data)
         calls = calls - closes | opens
-    _set_open(connection, found.thread, calls)
+    set_open(connection, found.thread, calls)
+    erasure.leave(connection, found.place())
     return Conversation(id, found.created_at, found.metadata)
 
 
-def held(connection: sqlite3.Connection, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
+def among(connection: sqlite3.Connection, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
     """See ``Store.in_conversation``."""
-    return _living(connection, view(connection, _find(connection, owner, id).place()), ids)
+    return _located(connection, view(connection, find(connection, owner, id).place()), ids)
 
 
-def _living(
+def _located(
     connection: sqlite3.Connection, segments: Sequence[Segment], ids: Sequence[str]
 ) -> frozenset[str]:
     return frozenset(id for id in ids if locate(connection, segments, id, last=True) is not None)
 
 
-def _set_open(connection: sqlite3.Connection, thread: int, calls: frozenset[str]) -> None:
-    connection.execute("UPDATE conversation SET open = ? WHERE thread = ?", (dump_calls(calls), thread))
+def set_open(connection: sqlite3.Connection, thread: int, calls: frozenset[str]) -> None:
+    """Record which calls of a conversation have no output yet."""
+    statement = "UPDATE conversation SET open = :open WHERE thread = :thread"
+    connection.execute(statement, {"open": dump_calls(calls), "thread": thread})

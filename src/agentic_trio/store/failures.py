@@ -26,25 +26,25 @@ REASONS = {
     sqlite3.SQLITE_PROTOCOL: "the database's locks don't work",
     sqlite3.SQLITE_INTERRUPT: "the statement was interrupted",
 }
-"""Failures of the database itself, by primary result code; anything else is one statement's fault."""
+"""Failures of the database itself, by primary result code. Any other is one statement's fault."""
 
 
 def primary_code(error: sqlite3.Error) -> int:
-    """The primary result code, 0 when it was Python's sqlite3 that raised."""
+    """SQLite's primary result code; 0 if Python's sqlite3 raised on its own."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF
 
 
 def is_database_failure(error: BaseException) -> bool:
-    """Whether every other statement would fail as well."""
+    """Whether every other statement would fail too."""
     return isinstance(error, sqlite3.Error) and primary_code(error) in REASONS
 
 
 def attempt(connection: sqlite3.Connection, work: Callable[[], object]) -> Exception | None:
-    """Run ``work`` inside of a transaction, so that it alone is undone when it fails; answers its error.
+    """Run ``work`` in a savepoint of the open transaction; if it fails, undo it alone and return its error.
 
-    Raises what it raised when the database itself failed, or the transaction is gone: a failing disk rolls
-    all of it back, with what had succeeded before.
+    Raises what ``work`` raised if the database itself failed, or if the transaction is gone: a failing disk
+    rolls everything back, including what had succeeded before.
     """
     connection.execute("SAVEPOINT attempt")
     failure: Exception | None = None
@@ -60,7 +60,7 @@ def attempt(connection: sqlite3.Connection, work: Callable[[], object]) -> Excep
 
 
 def store_error(error: Exception) -> StoreError:
-    """The same failure without SQL, values or paths, which the original may hold; chained to it."""
+    """The same failure without the SQL, values or paths of the original, which is chained to it."""
     failure = StoreError(_reason(error))
     failure.__cause__ = error
     return failure
@@ -77,7 +77,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what sqlite3 raises inside into StoreError."""
+    """Inside this block, raise what sqlite3 raises as StoreError."""
     try:
         yield
     except sqlite3.Error as error:

@@ -1,4 +1,4 @@
-"""An owner's responses and conversations, in the order in which they were recorded."""
+"""An owner's responses and conversations, in the order in which they were recorded first."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def responses(
     metadata: dict[str, str] | None,
 ) -> tuple[Sequence[StoredResponse], bool]:
     """See ``Store.list_responses``."""
-    keys = "SELECT key FROM response WHERE owner = ? AND id = ?"
+    keys = "SELECT key FROM response WHERE owner = :owner AND id = :id"
     low, high = _bounds(connection, owner, query, keys, "response")
     values = {"owner": owner, "low": low, "high": high, "model": model, "pairs": _pairs(metadata)}
     rows, more = _page(connection, _RESPONSES, values, query)
@@ -61,7 +61,7 @@ def conversations(
     connection: sqlite3.Connection, owner: str, query: PageQuery, metadata: dict[str, str] | None
 ) -> tuple[Sequence[Conversation], bool]:
     """See ``Store.list_conversations``."""
-    keys = "SELECT thread FROM conversation WHERE owner = ? AND id = ?"
+    keys = "SELECT thread FROM conversation WHERE owner = :owner AND id = :id"
     low, high = _bounds(connection, owner, query, keys, "conversation")
     values = {"owner": owner, "low": low, "high": high, "pairs": _pairs(metadata)}
     rows, more = _page(connection, _CONVERSATIONS, values, query)
@@ -74,7 +74,7 @@ def _bounds(
     def find(id: str | None, default: int) -> int:
         if id is None:
             return default
-        row = connection.execute(keys, (owner, id)).fetchone()
+        row = connection.execute(keys, {"owner": owner, "id": id}).fetchone()
         if row is None:
             raise Missing(kind, id)
         found: int = row[0]

@@ -1,4 +1,4 @@
-"""One page of a long list, without reading the rest of it."""
+"""One page of a long list, read without the rest of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def page_of_view(connection: sqlite3.Connection, segments: Sequence[Segment], query: PageQuery) -> Page:
-    """A page of a history; the rules are :class:`PageQuery`'s."""
+    """A page of a history, as :class:`PageQuery` defines it."""
     ascending = query.order == "asc"
-    # Of an id that occurs more than once, the occurrence furthest along in the direction of reading:
-    # any other could lead back to a page that was read already, for ever.
+    # Of several occurrences of an id, take the one furthest along in the direction of reading. Any other
+    # could lead back to a page that was read already, for ever.
     after = _position(connection, segments, query.after, last=ascending)
     before = _position(connection, segments, query.before, last=not ascending)
     low, high = (after, before) if ascending else (before, after)
@@ -33,7 +33,7 @@ def page_of_view(connection: sqlite3.Connection, segments: Sequence[Segment], qu
 
 
 def page_of_list(items: Sequence[Item], query: PageQuery) -> Page:
-    """The same page of a list that is at hand, oldest first."""
+    """The same page of a list in memory, which is given oldest first."""
     ordered = list(items) if query.order == "asc" else list(reversed(items))
     begin, end = 0, len(ordered)
     if query.after is not None:
@@ -47,12 +47,12 @@ def page_of_list(items: Sequence[Item], query: PageQuery) -> Page:
 
 
 def is_backwards(query: PageQuery) -> bool:
-    """Whether the page is the one that ends where ``before`` begins."""
+    """Whether the query asks for the page that ends at ``before``."""
     return query.before is not None and query.after is None
 
 
 def cut(items: list[Item], query: PageQuery) -> Page:
-    """The page in ``items``, which were read in the query's direction, one more than the limit."""
+    """The page among ``items``, which were read in the query's direction up to one more than its limit."""
     kept = items[: query.limit]
     if is_backwards(query):
         kept.reverse()

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 MEMORY = ":memory:"
 
 APPLICATION_ID = 1097290866
-"""``AgTr``, in the file's header at offset 68: how our files are told from any other SQLite file."""
+"""``AgTr``, at offset 68 of the file's header: marks a SQLite file as ours."""
 
 MARK = f"PRAGMA application_id = {APPLICATION_ID}"
-"""Writes the mark. Repeated, it changes nothing but is a real write."""
+"""Writes the mark. Repeating it changes nothing, and is a real write all the same."""
 
 PAGE_SIZE = 8192
-"""A page locks 7 items of 1 KB where 4096 would hold 3: 1.9 bytes of file per byte of item, not 2.1."""
+"""A page holds 7 items of 1 KB; one of 4096 holds 3: 1.9 bytes of file for each of an item, not 2.1."""
 
 MIGRATIONS: Sequence[Sequence[str]] = (
     (
@@ -91,8 +91,40 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE INDEX conversation_owner ON conversation (owner, thread)",
         "PRAGMA user_version = 1",
     ),
+    (
+        "ALTER TABLE response ADD COLUMN idempotency_key BLOB",
+        """
+        CREATE UNIQUE INDEX response_idempotency_key ON response (owner, idempotency_key)
+            WHERE idempotency_key IS NOT NULL
+        """,
+        "DROP INDEX response_thread",
+        "CREATE INDEX response_thread ON response (thread, last, first)",
+        "ALTER TABLE thread ADD COLUMN living INTEGER NOT NULL DEFAULT 1",
+        "DROP INDEX thread_parent",
+        "CREATE INDEX thread_parent ON thread (parent, living, fork) WHERE parent IS NOT NULL",
+        "CREATE INDEX entry_dropped ON entry (key) WHERE dropped IS NOT NULL",
+        """
+        CREATE TABLE tombstone (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            thread INTEGER NOT NULL,
+            position INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX tombstone_thread ON tombstone (thread, position)",
+        # Version 1 didn't record what had been deleted, so every thread is looked at once.
+        "INSERT INTO tombstone (thread, position) SELECT id, head FROM thread",
+        """
+        WITH RECURSIVE alive (id) AS (
+            SELECT thread FROM response WHERE thread IS NOT NULL
+            UNION SELECT thread FROM conversation
+            UNION SELECT parent FROM thread JOIN alive ON thread.id = alive.id WHERE parent IS NOT NULL
+        )
+        UPDATE thread SET living = 0 WHERE id NOT IN (SELECT id FROM alive)
+        """,
+        "PRAGMA user_version = 2",
+    ),
 )
-"""The statements that lead from each version to the next; the last one of each says which that is."""
+"""The statements that lead from each version to the next; the last of each sets the version."""
 
 VERSION = len(MIGRATIONS)
 
@@ -102,17 +134,17 @@ _LEAF = 0x0D
 
 
 def refuse(path: str, why: str) -> ConfigError:
-    """The error that says why a file is not used."""
+    """The error that says why a file can't be used."""
     return ConfigError(f"store {path!r}: {why}")
 
 
 def resolve(path: str) -> str:
-    """The file behind a path, absolute: two names of one file must meet at one lock."""
+    """The file behind a path, absolute: two names of one file must lead to one lock."""
     return path if path == MEMORY else os.path.realpath(path)
 
 
 def check_file(path: str) -> None:
-    """Refuse a file that isn't ours to open, without opening it in SQLite, which may write to it.
+    """Refuse a file that isn't ours, without opening it in SQLite, which may write to it.
 
     Raises:
         ConfigError: the file or its directory can't be used, or the file is another program's, or was
@@ -154,7 +186,7 @@ def _check_header(path: str) -> None:
 
 
 def _is_empty(path: str, header: bytes) -> bool:
-    """Whether it locks no table: none in its schema's root page, which is at 100, and no log of changes."""
+    """Whether it has no table: its schema's root page, at offset 100, is empty, and so is its log."""
     return (
         header[100] == _LEAF
         and header[103:105] == b"\0\0"
@@ -173,7 +205,7 @@ def _check_version(path: str, version: int) -> None:
 def lock_file(path: str) -> int:
     """Lock ``<path>.lock`` until its descriptor is closed, or the process ends.
 
-    The lock file stays: whoever unlinked it could take it from under another process.
+    The lock file is never removed: another process could then lock a new file of that name.
 
     Raises:
         ConfigError: another process has it.
@@ -222,9 +254,11 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != b"wal" and path != MEMORY:
         raise refuse(path, "its file system can't hold a write-ahead log")
-    # A statement's journal would be a file of its own, made and removed for each transaction.
+    # Otherwise a statement's journal is a file, made and removed in each transaction.
     connection.execute("PRAGMA temp_store = MEMORY")
-    # Without it, fsync on macOS leaves the data in the drive's cache.
+    # Deleted text is overwritten, so that it is not read from the free parts of the file.
+    connection.execute("PRAGMA secure_delete = ON").fetchall()
+    # On macOS a plain fsync leaves the data in the drive's cache.
     connection.execute("PRAGMA fullfsync = 1")
     connection.execute("PRAGMA journal_size_limit = 67108864")
 
@@ -241,7 +275,7 @@ def _identify(connection: sqlite3.Connection, path: str) -> int:
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
-    # A new file gets its mark before it has a log, so that its header alone tells whose it is.
+    # A new file gets its mark before it has a log, so that its header alone shows whose it is.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -253,5 +287,5 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    # The header of the file itself must show the version: an older gateway reads it before opening.
+    # An older gateway reads the version in the file itself, before SQLite would look into the log.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import trio
 
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.store import conversations, lists, responses, schema
-from agentic_trio.store.contract import StoreError
+from agentic_trio.store import conversations, erasure, lists, recovery, responses, schema
+from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.failures import store_error, translated
 from agentic_trio.store.writer import RunSync, Writer, run_in_thread
 
@@ -35,14 +35,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 READERS = 4
-"""Connections that read. Python's lock is held for most of a read, so more wouldn't read faster."""
+"""Connections that read. A read holds the GIL most of the time, so more of them wouldn't be faster."""
 
 BUSY_TIMEOUT = 5.0
-"""Seconds to wait for another process (a backup, the ``sqlite3`` shell) that locks the file's lock."""
+"""Seconds to wait for another process (a backup, the ``sqlite3`` shell) that has locked the database."""
 
 
 class Readers:
-    """A few connections that only read. Each read is one hop, and sees one moment of the database."""
+    """A few read-only connections. Each read is one hop, and sees one snapshot of the database."""
 
     def __init__(self, connections: Sequence[sqlite3.Connection], run_sync: RunSync) -> None:
         self._free = list(connections)
@@ -67,7 +67,7 @@ class Readers:
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
             raise StoreError("the store is closed")
-        # The limiter admits as many as there are connections, so one is free.
+        # The limiter admits as many reads as there are connections, so one is free.
         connection = self._free.pop()
         try:
             with translated(), _snapshot(connection):
@@ -76,9 +76,9 @@ class Readers:
             self._free.append(connection)
 
     async def aclose(self) -> None:
-        """Wait for the reads that have begun; later ones fail.
+        """Fail later reads, and wait for those that have begun.
 
-        Cancellation: the reads that run then are not waited for.
+        Cancellation: stops waiting for them.
         """
         self._closed = True
         tokens = [object() for _ in range(int(self._limiter.total_tokens))]
@@ -94,7 +94,7 @@ def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        # A failing disk may have ended the transaction already.
+        # A failing disk may have ended the transaction.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
 
@@ -105,6 +105,7 @@ class SqliteStore:
     def __init__(self, writer: Writer, readers: Readers) -> None:
         self.writer = writer
         self._read = readers.read
+        self._swept = False
 
     async def history(
         self, owner: str, *, response: str | None = None, conversation: str | None = None
@@ -122,6 +123,9 @@ class SqliteStore:
 
     async def response(self, owner: str, id: str) -> StoredResponse:
         return await self._read(responses.response, owner, id)
+
+    async def keyed(self, owner: str, key: bytes) -> StoredResponse | None:
+        return await self._read(responses.keyed, owner, key)
 
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
         return await self._read(responses.events, owner, id)
@@ -166,10 +170,10 @@ class SqliteStore:
         return await self.writer.write(lambda db: conversations.delete_item(db, owner, id, item, effect))
 
     async def find_items(self, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
-        return await self._read(responses.find_items, owner, ids)
+        return await self._read(erasure.find_items, owner, ids)
 
     async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
-        return await self._read(conversations.held, owner, id, ids)
+        return await self._read(conversations.among, owner, id, ids)
 
     async def list_responses(
         self,
@@ -187,16 +191,35 @@ class SqliteStore:
         return await self._read(lists.conversations, owner, query, metadata)
 
     async def recover(self, end: Callable[[bytes], bytes]) -> int:
-        return await self.writer.write(lambda db: responses.recover(db, end))
+        return await self.writer.write(lambda db: recovery.recover(db, end))
 
     async def fail(self, owner: str, id: str, end: Callable[[bytes], bytes]) -> None:
-        await self.writer.write(lambda db: responses.fail(db, owner, id, end))
+        await self.writer.write(lambda db: recovery.fail(db, owner, id, end))
+
+    async def deletions(self) -> int:
+        return await self._read(erasure.deletions)
+
+    async def sweep(self, mark: int, limit: int = SWEEP_LIMIT) -> int:
+        if not mark and not self._swept:
+            return 0
+        erased = await self.writer.write(lambda db: erasure.sweep(db, mark, limit))
+        self._swept = self._swept or erased > 0
+        if self._swept and erased < limit:
+            # The log still holds the pages as they were before.
+            self._swept = not await self.writer.between(_empty_log)
+        return erased
 
     async def probe(self) -> None:
         def touch(db: sqlite3.Connection) -> None:
             db.execute(schema.MARK)
 
         await self.writer.write(touch)
+
+
+def _empty_log(db: sqlite3.Connection) -> bool:
+    """Move the log into the file and truncate it; False if a reader still needs it."""
+    busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    return not busy
 
 
 class _Database:
@@ -213,7 +236,7 @@ class _Database:
                 stack.callback(os.close, schema.lock_file(path))
             try:
                 connect = partial(schema.connect, target, uri=path == schema.MEMORY, timeout=timeout)
-                # The writer's is closed last: only the last one to close leaves no log behind.
+                # Opened first, so that it is closed last: only the last to close can remove the log.
                 self.writer = connect()
                 stack.callback(self.writer.close)
                 schema.prepare(self.writer, path)
@@ -225,7 +248,7 @@ class _Database:
             self._stack = stack.pop_all()
 
     def close(self) -> None:
-        # What can't be folded in now stays in the log, and is as safe there.
+        # What can't be moved into the file now stays in the log, and is as safe there.
         with self._stack, suppress(sqlite3.Error):
             self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -234,21 +257,21 @@ class _Database:
 async def open_sqlite_store(
     path: str, *, run_sync: RunSync = run_in_thread, busy_timeout: float = BUSY_TIMEOUT
 ) -> AsyncIterator[SqliteStore]:
-    """Open the store in a file, which is created or brought up to date as needed.
+    """Open the store in a file, which is created or migrated as needed.
 
-    On the way out what was accepted is written (at most ``writer.CLOSE_GRACE`` s), the log is
-    folded into the file, and the file is given free.
+    On exit, accepted writes are completed (within ``writer.CLOSE_GRACE`` seconds), the log is moved into
+    the file, and the file is unlocked.
 
     Args:
-        path: the file. Beside it live ``<path>-wal``, ``<path>-shm`` and ``<path>.lock``. ``:memory:``
-            is a store of its own that is gone on exit.
+        path: the file. Beside it are ``<path>-wal``, ``<path>-shm`` and ``<path>.lock``. ``:memory:`` is
+            a new store that is gone on exit.
         run_sync: how blocking work leaves the loop; inline in a deterministic simulation.
-        busy_timeout: seconds to wait for another process that locks the file's lock.
+        busy_timeout: seconds to wait for another process that has locked the database.
 
     Raises:
-        ConfigError: the file can't be used, isn't ours, or another gateway uses it. It wasn't touched.
+        ConfigError: the file can't be used, isn't ours, or is in use by another gateway. It is untouched.
 
-    Cancellation: while opening, nothing stays open. After that, the exit is completed first.
+    Cancellation: while it opens, nothing is left open. Afterwards the exit is completed first.
     """
     limiter = trio.CapacityLimiter(1)
     database = await run_sync(partial(_Database, path, busy_timeout), limiter=limiter)

@@ -1,8 +1,8 @@
-"""Threads of items: the view at a position, and what is written behind one.
+"""Threads of items: what a history holds at a position, and how a thread grows.
 
-Positions go on across forks: a thread that forks at 7 begins at 8, and its view up to 7 is its
-parent's. So one number orders a whole view, however many threads it passes through, and a place at or
-before the fork is a place in the parent. Position 0 is the empty history.
+Positions continue across forks. A thread that forks at 7 begins at 8, and up to 7 its history is its
+parent's. So one number orders a whole history, however many threads it passes through, and a place at
+or before the fork is a place in the parent. Position 0 is the empty history.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ CONVERSATION = "conversation"
 MAX_HISTORY_BYTES = 64 * 1024 * 1024
 """How much of a history is read into memory: more than any model can be given."""
 
-Row = tuple[bytes, int, bytes]
-
 _call_ids = msgspec.json.Decoder(list[str])
 
 
@@ -40,7 +38,7 @@ class Segment(NamedTuple):
 
 
 def key(thread: int, position: int) -> int:
-    """Where an entry is stored: a thread's entries lie side by side, in order."""
+    """The primary key of an entry: a thread's entries lie side by side, in order."""
     return thread << POSITION_BITS | position
 
 
@@ -60,24 +58,26 @@ def view(connection: sqlite3.Connection, place: Place) -> list[Segment]:
 
 
 def _origin(connection: sqlite3.Connection, thread: int) -> tuple[int | None, int]:
-    row = connection.execute("SELECT parent, fork FROM thread WHERE id = ?", (thread,)).fetchone()
+    statement = "SELECT parent, fork FROM thread WHERE id = :thread"
+    row = connection.execute(statement, {"thread": thread}).fetchone()
     if row is None:
         raise StoreError("a part of this history is gone")
     parent, fork = row
     return parent, fork
 
 
+_VISIBLE = " key > :first AND key <= :last AND (dropped IS NULL OR dropped > :end)"
+"""The entries of a segment, or a part of it, that its view holds."""
+
+
 def read_data(connection: sqlite3.Connection, segments: Iterable[Segment]) -> list[bytes]:
     """The JSON text of each item of a view, oldest first. Raises HistoryTooLarge."""
     data: list[bytes] = []
     left = MAX_HISTORY_BYTES
+    statement = f"SELECT data FROM entry WHERE {_VISIBLE} ORDER BY key"
     for thread, start, end in segments:
-        rows = connection.execute(
-            "SELECT data FROM entry WHERE key > ? AND key <= ?"
-            " AND (dropped IS NULL OR dropped > ?) ORDER BY key",
-            (key(thread, start), key(thread, end), end),
-        )
-        for (text,) in rows:
+        bounds = {"first": key(thread, start), "last": key(thread, end), "end": end}
+        for (text,) in connection.execute(statement, bounds):
             left -= len(text)
             if left < 0:
                 raise HistoryTooLarge
@@ -86,11 +86,10 @@ def read_data(connection: sqlite3.Connection, segments: Iterable[Segment]) -> li
 
 
 _SCAN = {
-    False: "SELECT item, issued, data FROM entry WHERE key > ? AND key <= ?"
-    " AND (dropped IS NULL OR dropped > ?) ORDER BY key LIMIT ?",
-    True: "SELECT item, issued, data FROM entry WHERE key > ? AND key <= ?"
-    " AND (dropped IS NULL OR dropped > ?) ORDER BY key DESC LIMIT ?",
+    False: f"SELECT item, issued, data FROM entry WHERE {_VISIBLE} ORDER BY key LIMIT :limit",
+    True: f"SELECT item, issued, data FROM entry WHERE {_VISIBLE} ORDER BY key DESC LIMIT :limit",
 }
+"""By whether the newest come first."""
 
 
 def read_items(
@@ -103,24 +102,22 @@ def read_items(
     limit: int = -1,
 ) -> list[Item]:
     """Items of a view at positions between ``low`` and ``high`` (exclusive); a negative limit is none."""
-    rows: list[Row] = []
+    items: list[Item] = []
     for thread, start, end in reversed(segments) if newest_first else segments:
         first, last = max(start, low), min(end, high - 1)
         if first < last:
-            left = limit - len(rows) if limit >= 0 else -1
-            bounds = (key(thread, first), key(thread, last), end, left)
-            rows += connection.execute(_SCAN[newest_first], bounds).fetchall()
-            if len(rows) == limit:
+            bounds = {"first": key(thread, first), "last": key(thread, last), "end": end}
+            left = limit - len(items) if limit >= 0 else -1
+            rows = connection.execute(_SCAN[newest_first], bounds | {"limit": left})
+            items += [Item(item.decode(), data, bool(issued)) for item, issued, data in rows]
+            if len(items) == limit:
                 break
-    return [Item(item.decode(), data, bool(issued)) for item, issued, data in rows]
+    return items
 
 
-_LOCATE = {
-    False: "SELECT min(key) FROM entry WHERE item = ? AND issued IN (0, 1)"
-    " AND key > ? AND key <= ? AND (dropped IS NULL OR dropped > ?)",
-    True: "SELECT max(key) FROM entry WHERE item = ? AND issued IN (0, 1)"
-    " AND key > ? AND key <= ? AND (dropped IS NULL OR dropped > ?)",
-}
+_NAMED = f"FROM entry WHERE item = :item AND issued IN (0, 1) AND {_VISIBLE}"
+_LOCATE = {False: f"SELECT min(key) {_NAMED}", True: f"SELECT max(key) {_NAMED}"}
+"""By whether the last occurrence is wanted. ``issued`` is named so that the index is used to its end."""
 
 
 def locate(
@@ -128,7 +125,7 @@ def locate(
 ) -> int | None:
     """The position of an item's first or last occurrence in a view, or None."""
     for thread, start, end in reversed(segments) if last else segments:
-        bounds = (item, key(thread, start), key(thread, end), end)
+        bounds = {"item": item, "first": key(thread, start), "last": key(thread, end), "end": end}
         found: int | None = connection.execute(_LOCATE[last], bounds).fetchone()[0]
         if found is not None:
             return found & MAX_POSITION
@@ -138,12 +135,18 @@ def locate(
 def new_thread(
     connection: sqlite3.Connection, owner: str, kind: str, parent: Place | None, items: Sequence[Item]
 ) -> Place:
-    """Begin a thread, at ``parent`` if there is one; answers its head."""
+    """Begin a thread, at ``parent`` if there is one; returns its head."""
     fork = parent.position if parent else 0
     head = _checked(fork + len(items))
     thread = connection.execute(
-        "INSERT INTO thread (owner, kind, parent, fork, head) VALUES (?, ?, ?, ?, ?)",
-        (owner, kind, parent.thread if parent else None, fork, head),
+        "INSERT INTO thread (owner, kind, parent, fork, head) VALUES (:owner, :kind, :parent, :fork, :head)",
+        {
+            "owner": owner,
+            "kind": kind,
+            "parent": parent.thread if parent else None,
+            "fork": fork,
+            "head": head,
+        },
     ).lastrowid
     assert thread is not None
     _insert(connection, Place(thread, fork), items)
@@ -151,15 +154,16 @@ def new_thread(
 
 
 def append(connection: sqlite3.Connection, head: Place, items: Sequence[Item]) -> Place:
-    """Write items behind a thread's head; answers the new head."""
+    """Write items after a thread's head; returns the new head."""
     _insert(connection, head, items)
     return advance(connection, head, len(items))
 
 
 def advance(connection: sqlite3.Connection, head: Place, positions: int) -> Place:
-    """Move a thread's head; answers the new one."""
+    """Move a thread's head; returns the new one."""
     position = _checked(head.position + positions)
-    connection.execute("UPDATE thread SET head = ? WHERE id = ?", (position, head.thread))
+    statement = "UPDATE thread SET head = :head WHERE id = :thread"
+    connection.execute(statement, {"head": position, "thread": head.thread})
     return Place(head.thread, position)
 
 
@@ -167,10 +171,17 @@ def _insert(connection: sqlite3.Connection, after: Place, items: Sequence[Item])
     _checked(after.position + len(items))
     begin = key(after.thread, after.position)
     connection.executemany(
-        "INSERT INTO entry (key, item, issued, dropped, data) VALUES (?, ?, ?, ?, CAST(? AS TEXT))",
+        "INSERT INTO entry (key, item, issued, dropped, data)"
+        " VALUES (:key, :item, :issued, :dropped, CAST(:data AS TEXT))",
         [
-            # What was dropped where it was written is in no history, not even the one that ends there.
-            (begin + n, item.id, item.issued, after.position + n if item.partial else None, item.data)
+            {
+                "key": begin + n,
+                "item": item.id,
+                "issued": item.issued,
+                # Dropped at its own position, an entry is in no history, not even one that ends there.
+                "dropped": after.position + n if item.partial else None,
+                "data": item.data,
+            }
             for n, item in enumerate(items, 1)
         ],
     )
@@ -183,10 +194,10 @@ def _checked(position: int) -> int:
 
 
 def dump_calls(calls: Iterable[str]) -> str | None:
-    """Call ids as a JSON array; None for none, which takes no room."""
+    """Call ids as a JSON array; None, which takes no room, for none."""
     return msgspec.json.encode(sorted(calls)).decode() if calls else None
 
 
 def load_calls(text: bytes | None) -> frozenset[str]:
-    """The opposite of ``dump_calls``."""
+    """The inverse of ``dump_calls``."""
     return frozenset(_call_ids.decode(text)) if text else frozenset()

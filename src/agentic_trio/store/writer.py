@@ -1,7 +1,7 @@
-"""Group commit: one task writes, many callers wait, each for its own durability.
+"""Group commit: one task writes, and many callers wait, each until its own write is durable.
 
-All that queued up while a batch was being written is the next batch: one thread hop, one
-transaction, one fsync. Each unit has its own savepoint, so that a bad one fails alone.
+Whatever queued up while one batch was being written is the next batch: one thread hop, one
+transaction, one fsync. A unit that fails does so alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
-from agentic_trio.store.failures import attempt, is_database_failure, store_error
+from agentic_trio.store.failures import attempt, is_database_failure, store_error, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 QUEUE_BOUND = 1024
-"""Units that may wait; further callers wait to be queued."""
+"""Units that may be queued; further callers wait for room."""
 
 BATCH_BOUND = 256
-"""Units in one transaction, so that the first of a long queue doesn't wait for the last."""
+"""Units in one transaction, so that the first of a long queue doesn't wait for the last one."""
 
 CLOSE_GRACE = 30.0
-"""Seconds after ``close`` in which what was accepted may still be written."""
+"""Seconds after ``close`` during which accepted units are still written."""
 
 
 class RunSync(Protocol):
     """How blocking work leaves the loop."""
 
     async def __call__(self, work: Callable[[], T], *, limiter: trio.CapacityLimiter) -> T:
-        """Run ``work`` and answer what it returns or raise what it raises, even when cancelled meanwhile."""
+        """Run ``work`` to its end, even if cancelled meanwhile; return or raise what it does."""
 
 
 @trio.lowlevel.enable_ki_protection
 async def run_in_thread(work: Callable[[], T], *, limiter: trio.CapacityLimiter) -> T:
     """Run ``work`` in one of trio's threads.
 
-    ``trio.to_thread.run_sync`` also brings the context along, lets the thread call back into the loop, and
-    has the kernel rename it before and after. None of that is used here, and it is a third of a hop's cost.
+    ``trio.to_thread.run_sync`` also copies the context, lets the thread call back into the loop, and has the
+    kernel rename the thread twice. None of that is needed here, and it is a third of a hop's cost.
 
-    Cancellation: waits for the thread, as a Ctrl-C does. A write that was abandoned would still be committed.
+    Cancellation: waits for the thread, as does a Ctrl-C. An abandoned write would still be committed.
     """
     async with limiter:
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
@@ -82,7 +82,7 @@ class Writer:
     Attributes:
         units: how many units were committed or failed.
         batches: how many transactions were committed.
-        hops: how often work left the loop.
+        hops: how often work left the loop for a thread.
     """
 
     def __init__(self, connection: sqlite3.Connection, *, run_sync: RunSync = run_in_thread) -> None:
@@ -96,18 +96,18 @@ class Writer:
         self.hops = 0
 
     async def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
-        """Run ``work`` in a transaction; returns once it is committed.
+        """Run ``work`` in a transaction; return what it does once that is committed.
 
         Args:
-            work: a plain function of the connection. It runs in another thread, may raise, and then
-                leaves nothing behind.
-            durable: whether the commit must survive the loss of power, not only of the process.
+            work: a plain function of the connection, run in another thread. If it raises, nothing of it
+                is kept, and the caller gets the exception.
+            durable: whether the commit must survive the loss of power, and not only of the process.
 
         Raises:
-            StoreError: the database failed, or the writer is closed. What ``work`` raises is raised.
+            StoreError: the database failed, or the writer is closed.
 
-        Cancellation: a unit that had not been taken is withdrawn and leaves nothing; one that had been
-        taken is written whole or not at all.
+        Cancellation: a unit that the writer has not taken is withdrawn and leaves nothing. One that it has
+        taken is written completely or not at all.
         """
         unit = _Unit(work, durable)
         try:
@@ -122,22 +122,32 @@ class Writer:
         result: T = unit.outcome()
         return result
 
+    async def between(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work`` between two batches, outside of any transaction; returns what it does.
+
+        Raises:
+            StoreError: the database failed.
+
+        Cancellation: waits for it.
+        """
+        return await self._run_sync(lambda: _outside(self._connection, work), limiter=self._limiter)
+
     async def _queue(self, unit: _Unit) -> None:
         try:
-            # What waits for its commit next needn't wait for its turn here.
+            # The caller is about to wait for its commit, so it needn't yield to others here.
             self._send.send_nowait(unit)
         except trio.WouldBlock:
             await self._send.send(unit)
 
     def close(self, *, grace: float = CLOSE_GRACE) -> None:
-        """Accept nothing more; ``run`` ends when all that was accepted is written, or after ``grace`` s."""
+        """Accept nothing more. ``run`` ends when accepted units are written, or after ``grace`` seconds."""
         self._deadline = trio.current_time() + grace
         self._send.close()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write what is queued until closed and drained.
+        """Write what is queued, until closed and drained.
 
-        Cancellation: none; only ``close`` ends it, since what was accepted must be written.
+        Cancellation: ignored. Only ``close`` ends it, since accepted units must be written.
         """
         with trio.CancelScope(shield=True):
             task_status.started()
@@ -165,23 +175,28 @@ class Writer:
         try:
             await self._run_sync(lambda: _commit(self._connection, batch), limiter=self._limiter)
         except Exception as error:
-            # One failed batch must not end the writer: its callers are told, the next may succeed.
+            # The writer goes on: the callers of this batch get the error, and the next may succeed.
             _fail(batch, error)
         else:
             self.batches += 1
 
 
+def _outside(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    with translated():
+        return work(connection)
+
+
 def _fail(batch: list[_Unit], error: Exception) -> None:
     for unit in batch:
-        # One instance each: callers in several tasks would add to one another's traceback.
+        # An instance each: callers in several tasks would add to one another's traceback.
         unit.error = store_error(error)
 
 
 def _commit(connection: sqlite3.Connection, batch: list[_Unit]) -> None:
     """Write a batch in one transaction.
 
-    A savepoint for each unit costs more than the unit. Nearly always all of them succeed, so it is
-    tried without; when one fails, all are done over, each in a savepoint of its own, to fail alone.
+    A savepoint costs more than the unit in it, and nearly always every unit succeeds. So the first try has
+    no savepoints. If a unit fails, all are run again, each in a savepoint, and only that one fails.
     """
     try:
         _transact(connection, batch, _run)
@@ -198,7 +213,7 @@ def _transact(
 ) -> None:
     durable = any(unit.durable for unit in batch)
     try:
-        # SQLite ignores this inside a transaction. FULL syncs the log at each commit.
+        # Ignored inside a transaction, so it comes first. FULL syncs the log at each commit.
         connection.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")
         for unit in batch:

@@ -8,7 +8,8 @@ from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
 from agentic_trio.web import conversations, health, openapi, relay, responses
-from agentic_trio.web.dispatch import GatewayApp, error_reply, name_request, this_request
+from agentic_trio.web.callers import Callers
+from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
 from agentic_trio.web.websocket import NoWebSocket
 
 if TYPE_CHECKING:
@@ -30,19 +31,12 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     # Otherwise a doubled slash is answered with a redirect: an HTML page that repeats the Host header.
     app.url_map.merge_slashes = False
     app.config["RESPONSE_TIMEOUT"] = None
-    for blueprint in (
-        responses.routes,
-        conversations.routes,
-        relay.routes,
-        health.routes,
-        openapi.routes,
-    ):
-        app.register_blueprint(blueprint)
+    app.direct = {}
+    for routes in (responses.routes, conversations.routes, relay.routes, health.routes, openapi.routes):
+        app.register_blueprint(routes)
+        app.direct |= routes.direct
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
-    app.direct = {("POST", "/v1/responses"): responses.respond} | {
-        ("POST", path): relay.relay_as_is for path in relay.PATHS
-    }
     app.asgi_websocket_class = NoWebSocket
     app.after_request(_name_request)
     if gateway is not None:
@@ -50,9 +44,16 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     return app
 
 
-def attach(app: GatewayApp, gateway: Gateway) -> None:
-    """Give an app its gateway, and the settings that come with it."""
+def attach(app: GatewayApp, gateway: Gateway, *, listens: bool = True) -> None:
+    """Give an app its gateway, and the settings that come with it.
+
+    Args:
+        app: has none yet.
+        gateway: an open one.
+        listens: whether the app is served on the configuration's ``host``, not by another server.
+    """
     app.gateway = gateway
+    app.callers = Callers(gateway.config, listens=listens)
     origins = gateway.config.cors_allowed_origins
     if origins:
         cors(
@@ -66,8 +67,9 @@ def attach(app: GatewayApp, gateway: Gateway) -> None:
 
 
 async def _name_request(response: Response) -> Response:
-    return name_request(this_request(), response)
+    response.headers["x-request-id"] = this_request().context.request_id
+    return response
 
 
 async def _error_response(error: Exception) -> Response:
-    return error_reply(this_request(), error).response()
+    return (await refuse(this_request(), error)).response()

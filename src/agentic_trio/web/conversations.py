@@ -2,75 +2,74 @@
 
 from __future__ import annotations
 
-from quart import Blueprint, Response
+from typing import TYPE_CHECKING
 
-from agentic_trio.web.dispatch import json_response, require_list_endpoints, this_gateway, this_request
-from agentic_trio.web.queries import metadata_filter, page_query
+from agentic_trio.web.dispatch import Routes
+from agentic_trio.web.queries import check_lists_are_served, metadata_filter, page_query
 
-routes = Blueprint("conversations", __name__, url_prefix="/v1/conversations")
+if TYPE_CHECKING:
+    from agentic_trio.web.reply import Reply
+    from agentic_trio.web.scope import RequestScope
+
+routes = Routes("conversations")
 
 
-@routes.post("")
-async def create_conversation() -> Response:
+@routes.handle("POST", "/v1/conversations")
+async def create_conversation(request: RequestScope) -> Reply:
     """Create a conversation; a body is optional."""
-    request = this_request()
-    body = await request.raw_body()
-    return json_response(await this_gateway().conversations.create(request.context.owner, body))
+    body = await request.body()
+    return request.reply(await request.gateway.conversations.create(request.context.owner, body))
 
 
-@routes.get("")
-async def list_conversations() -> Response:
-    """List conversations, where that is allowed."""
-    require_list_endpoints()
-    owner = this_request().context.owner
-    return json_response(
-        await this_gateway().conversations.page(owner, page_query(), metadata=metadata_filter())
-    )
+@routes.handle("GET", "/v1/conversations")
+async def list_conversations(request: RequestScope) -> Reply:
+    """List conversations, where that is switched on."""
+    check_lists_are_served(request)
+    query, metadata = page_query(request), metadata_filter(request)
+    conversations = request.gateway.conversations
+    return request.reply(await conversations.page(request.context.owner, query, metadata=metadata))
 
 
-@routes.get("/<id>")
-async def retrieve_conversation(id: str) -> Response:
+@routes.handle("GET", "/v1/conversations/<id>")
+async def retrieve_conversation(request: RequestScope, id: str) -> Reply:
     """Read a conversation."""
-    return json_response(await this_gateway().conversations.read(this_request().context.owner, id))
+    return request.reply(await request.gateway.conversations.read(request.context.owner, id))
 
 
-@routes.post("/<id>")
-async def update_conversation(id: str) -> Response:
+@routes.handle("POST", "/v1/conversations/<id>")
+async def update_conversation(request: RequestScope, id: str) -> Reply:
     """Replace a conversation's metadata."""
-    request = this_request()
-    body = await request.raw_body()
-    return json_response(await this_gateway().conversations.update(request.context.owner, id, body))
+    body = await request.body()
+    return request.reply(await request.gateway.conversations.update(request.context.owner, id, body))
 
 
-@routes.delete("/<id>")
-async def delete_conversation(id: str) -> Response:
+@routes.handle("DELETE", "/v1/conversations/<id>")
+async def delete_conversation(request: RequestScope, id: str) -> Reply:
     """Forget a conversation."""
-    return json_response(await this_gateway().conversations.delete(this_request().context.owner, id))
+    return request.reply(await request.gateway.conversations.delete(request.context.owner, id))
 
 
-@routes.get("/<id>/items")
-async def list_items(id: str) -> Response:
+@routes.handle("GET", "/v1/conversations/<id>/items")
+async def list_items(request: RequestScope, id: str) -> Reply:
     """List a conversation's items."""
-    owner = this_request().context.owner
-    return json_response(await this_gateway().conversations.items(owner, id, page_query()))
+    query = page_query(request)
+    return request.reply(await request.gateway.conversations.items(request.context.owner, id, query))
 
 
-@routes.post("/<id>/items")
-async def create_items(id: str) -> Response:
+@routes.handle("POST", "/v1/conversations/<id>/items")
+async def create_items(request: RequestScope, id: str) -> Reply:
     """Append items to a conversation."""
-    request = this_request()
-    body = await request.raw_body()
-    return json_response(await this_gateway().conversations.add_items(request.context.owner, id, body))
+    body = await request.body()
+    return request.reply(await request.gateway.conversations.add_items(request.context.owner, id, body))
 
 
-@routes.get("/<id>/items/<item>")
-async def retrieve_item(id: str, item: str) -> Response:
+@routes.handle("GET", "/v1/conversations/<id>/items/<item>")
+async def retrieve_item(request: RequestScope, id: str, item: str) -> Reply:
     """Read one item."""
-    return json_response(await this_gateway().conversations.item(this_request().context.owner, id, item))
+    return request.reply(await request.gateway.conversations.item(request.context.owner, id, item))
 
 
-@routes.delete("/<id>/items/<item>")
-async def delete_item(id: str, item: str) -> Response:
-    """Drop one item; the conversation is the answer."""
-    owner = this_request().context.owner
-    return json_response(await this_gateway().conversations.delete_item(owner, id, item))
+@routes.handle("DELETE", "/v1/conversations/<id>/items/<item>")
+async def delete_item(request: RequestScope, id: str, item: str) -> Reply:
+    """Drop one item; the reply is the conversation."""
+    return request.reply(await request.gateway.conversations.delete_item(request.context.owner, id, item))

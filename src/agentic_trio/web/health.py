@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import trio
-from quart import Blueprint, Response
 
 from agentic_trio.errors import GatewayError
-from agentic_trio.web.dispatch import json_response, this_gateway
+from agentic_trio.web.dispatch import Routes
+from agentic_trio.web.reply import Reply
 
-routes = Blueprint("health", __name__)
+if TYPE_CHECKING:
+    from agentic_trio.web.scope import RequestScope
+
+routes = Routes("health")
 
 PROBE_TIMEOUT = 5.0
+"""Seconds that the model server and the store have to answer a probe."""
 
 
-@routes.get("/health")
-async def health() -> Response:
-    """The process serves requests, whatever its upstream does."""
-    return json_response(b'{"status":"ok"}')
+@routes.handle("GET", "/health")
+async def health(request: RequestScope) -> Reply:
+    """The process serves requests, whatever its model server does."""
+    return Reply(b'{"status":"ok"}')
 
 
-@routes.get("/ready")
-async def ready() -> Response:
-    """The model server and the store answer; otherwise 503, and which does not."""
-    if this_gateway().admission.closed:
+@routes.handle("GET", "/ready")
+async def ready(request: RequestScope) -> Reply:
+    """The model server and the store work; otherwise 503, and which of them doesn't."""
+    if request.gateway.admission.closed:
         return _unavailable("The server is shutting down.")
     reason = "The model server or the store did not answer in time."
     with trio.move_on_after(PROBE_TIMEOUT):
         try:
-            await this_gateway().probe()
+            await request.gateway.probe()
         except GatewayError as error:
             reason = error.message
         else:
-            return json_response(b'{"status":"ready"}')
+            return Reply(b'{"status":"ready"}')
     return _unavailable(reason)
 
 
-def _unavailable(reason: str) -> Response:
-    return json_response(msgspec.json.encode({"status": "unavailable", "reason": reason}), 503)
+def _unavailable(reason: str) -> Reply:
+    return Reply(msgspec.json.encode({"status": "unavailable", "reason": reason}), 503)
 
 
-@routes.get("/")
-async def root() -> Response:
-    """Something to see for those who look whether anyone is there."""
-    return json_response(b'{"name":"agentic-trio","status":"ok"}')
+@routes.handle("GET", "/")
+async def root(request: RequestScope) -> Reply:
+    """Something to see for whoever looks whether anyone is there."""
+    return Reply(b'{"name":"agentic-trio","status":"ok"}')

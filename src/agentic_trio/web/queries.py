@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from quart import request
-
+from agentic_trio.errors import InvalidRequest
 from agentic_trio.store.contract import Order, PageQuery
 from agentic_trio.wire import checks
+
+if TYPE_CHECKING:
+    from agentic_trio.web.scope import RequestScope
 
 _limit = checks.integer(1, 100)
 _order = checks.one_of("asc", "desc")
@@ -15,15 +17,15 @@ _id = checks.string(256)
 _include = checks.one_of(*checks.INCLUDABLE)
 
 
-def page_query() -> PageQuery:
-    """The current request's ``limit``, ``order``, ``after`` and ``before``.
+def page_query(request: RequestScope) -> PageQuery:
+    """The ``limit``, ``order``, ``after`` and ``before``.
 
     Raises:
         InvalidRequest: in the words of OpenAI's API.
     """
     arguments = request.args
-    check_include()
-    limit = integer_argument("limit", 20)
+    check_include(request)
+    limit = integer_argument(request, "limit", 20)
     _limit(limit, "limit")
     order = arguments.get("order", "desc")
     _order(order, "order")
@@ -34,8 +36,8 @@ def page_query() -> PageQuery:
     return PageQuery(limit, cast("Order", order), after, before)
 
 
-def metadata_filter() -> dict[str, str]:
-    """The current request's ``metadata[key]=value`` arguments."""
+def metadata_filter(request: RequestScope) -> dict[str, str]:
+    """The ``metadata[key]=value`` arguments."""
     return {
         name[len("metadata[") : -1]: value
         for name, value in request.args.items()
@@ -43,15 +45,15 @@ def metadata_filter() -> dict[str, str]:
     }
 
 
-def check_include() -> None:
-    """The current request's ``include``, in either spelling of a list. Raises InvalidRequest."""
+def check_include(request: RequestScope) -> None:
+    """The ``include``, in either spelling of a list. Raises InvalidRequest."""
     for name in ("include", "include[]"):
         for index, value in enumerate(request.args.getlist(name)):
             _include(value, f"include[{index}]")
 
 
-def integer_argument(name: str, default: int) -> int:
-    """An integer of the current request's query. Raises InvalidRequest."""
+def integer_argument(request: RequestScope, name: str, default: int) -> int:
+    """An integer of the query. Raises InvalidRequest."""
     text = request.args.get(name)
     if text is None:
         return default
@@ -60,9 +62,21 @@ def integer_argument(name: str, default: int) -> int:
     return int(text)
 
 
-def boolean_argument(name: str) -> bool:
-    """A boolean of the current request's query, false if absent. Raises InvalidRequest."""
+def boolean_argument(request: RequestScope, name: str) -> bool:
+    """A boolean of the query, false if absent. Raises InvalidRequest."""
     text = request.args.get(name)
     if text not in (None, "true", "false"):
         raise checks.invalid_type(name, "a boolean", text)
     return text == "true"
+
+
+def check_lists_are_served(request: RequestScope) -> None:
+    """Lists show a stranger what others have stored, so they are served only where that was switched on.
+
+    Raises:
+        InvalidRequest: they are off, so the method is unknown here, as it is at OpenAI.
+    """
+    if not request.gateway.config.list_endpoints:
+        raise InvalidRequest(
+            f"Invalid method for URL ({request.where})", status=405, headers={"allow": "POST"}
+        )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
-from socket import SO_LINGER, SOL_SOCKET
 from typing import TYPE_CHECKING
 
 import trio
+
+from tests.sockets import reset_on_close
+
+from .requests import RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,20 +31,17 @@ async def open_raw_upstream(
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
-            # A request is a head and a JSON object.
-            request = b""
-            while not (b"\r\n\r\n" in request and request.endswith(b"}")):
-                data = await stream.receive_some()
+            reader = RequestReader()
+            while not reader.feed(data := await stream.receive_some()):
                 if not data:
                     return
-                request += data
             with suppress(trio.BrokenResourceError):
                 for piece in chain([answer], repeat(endless * (PIECE // len(endless))) if endless else ()):
                     await stream.send_all(piece)
                 if ends == "stay":
                     await stream.receive_some()
             if ends == "reset":
-                stream.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+                reset_on_close(stream)
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))

@@ -1,0 +1,122 @@
+"""A gateway that runs until a signal ends it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from agentic_trio.errors import ConfigError
+from agentic_trio.gateway.gateway import open_gateway
+from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.server.serve import serve
+from agentic_trio.store.contract import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentic_trio.config import Config
+    from agentic_trio.gateway.gateway import Gateway
+
+LOCAL_RETRIES = 2
+
+HARD_STOP_SLACK = 2.0
+"""Seconds after the grace in which the process must have ended, whatever a client or a disk does."""
+
+
+def run_gateway(config: Config, *, local: bool) -> None:
+    """Run a gateway until SIGTERM or SIGINT has been obeyed.
+
+    Args:
+        config: its configuration.
+        local: start the local model and use it as the model server.
+
+    Raises:
+        ConfigError: the configuration can't be used, or the local model can't be started.
+        ClickException: the database can't be used, or the address.
+    """
+    tune_collector()
+    try:
+        trio.run(_serve_local if local else _serve, config)
+    except StoreError as error:
+        raise click.ClickException(f"the database can't be used: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise click.ClickException(f"can't listen on {config.host}:{config.port}: {reason}") from error
+
+
+def tune_collector() -> None:
+    """Look for cycles less often: what is loaded by now stays, and a request leaves next to none behind."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+async def _serve_local(config: Config) -> None:
+    from agentic_trio.cli.local_model import LocalModelError, run_local_model
+
+    print("Starting the local model (Gemma 3 270M on llama.cpp) ...", flush=True)
+    async with open_inner_nursery() as nursery:
+        try:
+            base = await nursery.start(run_local_model)
+        except LocalModelError as error:
+            raise ConfigError(str(error)) from error
+        # llama.cpp closes a connection after a streamed answer without having said that it would.
+        retries = max(config.upstream_retries, LOCAL_RETRIES)
+        await _serve(replace(config, llm_api_base=base, upstream_retries=retries))
+        nursery.cancel_scope.cancel()
+
+
+async def _serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT has been obeyed."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with open_gateway(config) as gateway, open_inner_nursery() as nursery:
+            told = trio.Event()
+            urls = await nursery.start(_until_served, gateway, told, nursery.cancel_scope)
+            for url in urls:
+                print(
+                    f"agentic-trio listens on {url}; the model server is {config.upstream_origin}", flush=True
+                )
+            nursery.start_soon(_obey, signals, told, nursery.cancel_scope, config)
+
+
+async def _until_served(
+    gateway: Gateway,
+    told: trio.Event,
+    everything: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    await serve(gateway, shutdown_trigger=told.wait, task_status=task_status)
+    everything.cancel()
+
+
+async def _obey(
+    signals: AsyncIterator[int], told: trio.Event, everything: trio.CancelScope, config: Config
+) -> None:
+    """The first signal starts the graceful end, the second ends everything now."""
+    await anext(signals)
+    told.set()
+    _end_process_after(config.graceful_timeout + HARD_STOP_SLACK)
+    await anext(signals)
+    everything.cancel()
+    _end_process_after(HARD_STOP_SLACK)
+
+
+def _end_process_after(seconds: float) -> None:
+    """End the process by force, unless it has ended by then: a disk may hang, a thread can't be cancelled."""
+
+    async def end() -> None:
+        await trio.sleep(seconds)
+        logging.getLogger("agentic_trio").critical("not stopped after %g s: exiting by force", seconds)
+        os._exit(1)
+
+    trio.lowlevel.spawn_system_task(end)

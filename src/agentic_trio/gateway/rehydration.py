@@ -1,0 +1,108 @@
+"""From what a request names to what the model is given: history, then input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agentic_trio.errors import InvalidRequest
+from agentic_trio.gateway.items import linked_items, resolved
+from agentic_trio.store.contract import History, HistoryTooLarge, Missing, NotEnded
+from agentic_trio.wire.create_response import nothing_to_answer
+from agentic_trio.wire.items import pair_calls, refuse_dangling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentic_trio.gateway.admission import Ticket
+    from agentic_trio.gateway.services import Services
+    from agentic_trio.wire.create_response import CreateResponse
+    from agentic_trio.wire.items import InputItem
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a turn continues, and what it adds.
+
+    Attributes:
+        history: the items before it, and where they end.
+        input: the turn's own items, references resolved.
+        open_calls: the calls that still wait for an output after the input.
+    """
+
+    history: History = field(default_factory=History)
+    input: Sequence[InputItem] = ()
+    open_calls: frozenset[str] = frozenset()
+
+    def items(self) -> list[bytes]:
+        """The JSON text of every item that the model is given, oldest first."""
+        return [*self.history.items, *(item.data for item in self.input)]
+
+
+async def rehydrate(call: CreateResponse, owner: str, services: Services, ticket: Ticket) -> Context:
+    """Read the history that a request names, and settle its references and open calls.
+
+    The history's bytes are reserved on the ticket.
+
+    Raises:
+        InvalidRequest: the history can't be continued, or the input doesn't fit it.
+        NotFound: a reference refers to nothing.
+        Missing: the conversation is gone.
+        TooManyRequests: there is no memory for the history.
+        StoreError: the store can't be read.
+
+    Cancellation: nothing has happened.
+    """
+    history = History()
+    if call.previous_response_id is not None or call.conversation is not None:
+        history = await _read_history(call, owner, services)
+        ticket.reserve(sum(map(len, history.items)))
+    items = await _resolved(call, owner, services)
+    if not items and not history.items:
+        raise nothing_to_answer()
+    open_calls = pair_calls(history.open_calls, items, history.items)
+    refuse_dangling(open_calls, items)
+    return Context(history, items, open_calls)
+
+
+async def _read_history(call: CreateResponse, owner: str, services: Services) -> History:
+    previous = call.previous_response_id
+    try:
+        if previous is not None:
+            await services.unrecorded.settle(owner, previous)
+        return await services.store.history(owner, response=previous, conversation=call.conversation)
+    except Missing as missing:
+        if missing.kind != "response":
+            raise
+        raise InvalidRequest(
+            f"Previous response with id '{missing.id}' not found.",
+            code="previous_response_not_found",
+            param="previous_response_id",
+        ) from None
+    except NotEnded as unfinished:
+        raise InvalidRequest(
+            f"Previous response with id '{unfinished.id}' is still in progress.",
+            code="previous_response_not_ended",
+            param="previous_response_id",
+        ) from None
+    except HistoryTooLarge:
+        raise InvalidRequest(
+            "The history is larger than any model's context.", code="context_length_exceeded", param="input"
+        ) from None
+
+
+async def _resolved(call: CreateResponse, owner: str, services: Services) -> list[InputItem]:
+    """The input, with references replaced by what they refer to.
+
+    In a conversation every id that we issued is a reference. Elsewhere only an ``item_reference`` is: an
+    item that a client replays there goes to the model as the client sent it.
+    """
+    if call.conversation is not None:
+        return await linked_items(
+            services.store, owner, call.input, conversation=call.conversation, param="input"
+        )
+    references = [item.id for item in call.input if item.type == "item_reference"]
+    if not references:
+        return list(call.input)
+    found = await services.store.find_items(owner, references)
+    return [resolved(item, found, "input") if item.type == "item_reference" else item for item in call.input]

@@ -1,0 +1,193 @@
+"""One request: the nursery that it lives in, and the values that are its alone."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl
+
+import trio
+from werkzeug.datastructures import MultiDict
+
+from agentic_trio.context import RequestContext, upstream_authorization
+from agentic_trio.errors import RequestTooLarge
+from agentic_trio.gateway.admission import Ticket
+from agentic_trio.minting import mint_id
+from agentic_trio.web.encodings import decoded
+from agentic_trio.web.forwarding import to_model_server
+from agentic_trio.web.reply import Reply
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from hypercorn.typing import ASGIReceiveCallable, HTTPScope
+
+    from agentic_trio.gateway.gateway import Gateway
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class RequestScope:
+    """What a request scopes. All of it is given back when the request is over, however it ends.
+
+    Attributes:
+        scope: ASGI's.
+        gateway: what serves the request.
+        nursery: its tasks are cancelled when the client leaves, until the last byte is on its way.
+        stack: leaves its contexts when the request is over, before a refusal is sent.
+        ticket: the request's slot and memory, until a turn takes them over.
+    """
+
+    def __init__(
+        self,
+        scope: HTTPScope,
+        gateway: Gateway,
+        nursery: trio.Nursery,
+        stack: AsyncExitStack,
+        receive: ASGIReceiveCallable,
+    ) -> None:
+        self.scope = scope
+        self.gateway = gateway
+        self.nursery = nursery
+        self.stack = stack
+        self.ticket = stack.enter_context(Ticket(gateway.admission))
+        self._receive = receive
+        # How our server tells of a client that leaves, without a task that waits for it.
+        self._server_watch = getattr(receive, "watch", None)
+        self._context: RequestContext | None = None
+        self._first: dict[bytes, bytes] | None = None
+        self._answered = False
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers in their order, names in lower case."""
+        return cast("list[tuple[bytes, bytes]]", self.scope["headers"])
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of this (lower-case) name."""
+        if self._first is None:
+            self._first = dict(reversed(self.headers))
+        value = self._first.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def args(self) -> MultiDict[str, str]:
+        """The query string's arguments."""
+        query = self.scope["query_string"].decode("latin-1")
+        return MultiDict(parse_qsl(query, keep_blank_values=True))
+
+    @property
+    def context(self) -> RequestContext:
+        """The request's auth and id: frozen, and handed down to whatever works for the request."""
+        if self._context is None:
+            sent = self.header(b"authorization")
+            id = self.header(b"x-request-id")
+            self._context = RequestContext(
+                authorization=upstream_authorization(
+                    self.gateway.config, None if sent is None else sent.encode("latin-1")
+                ),
+                request_id=id if id and _REQUEST_ID.fullmatch(id) else mint_id("req"),
+                headers=tuple(to_model_server(self.headers, self.gateway.config)),
+            )
+        return self._context
+
+    @property
+    def direct(self) -> bool:
+        """Whether the request may skip Quart's dispatch.
+
+        Our server must watch for the client's leaving, and no page may be behind it: CORS is a hook.
+        """
+        return self._server_watch is not None and self.header(b"origin") is None
+
+    async def body(self) -> bytes:
+        """Read the body; from then on the client's leaving cancels the request.
+
+        It is read when a handler asks for it: a request that is refused before that costs no memory, and
+        needn't be sent whole. A declared length is reserved on the ticket at once.
+
+        Raises:
+            RequestTooLarge: it is larger than ``max_request_body_size``, compressed or not.
+        InvalidRequest: its ``content-encoding`` is unknown, or isn't what the body is in.
+            TooManyRequests: there is no memory for it.
+
+        Cancellation: part of it has been read, so the connection is good for nothing else.
+        """
+        limit = self.gateway.config.max_request_body_size
+        declared = int(self.header(b"content-length") or 0)
+        if declared > limit:
+            raise _too_large(limit)
+        self.ticket.reserve(declared)
+        parts: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                await self._leave()
+                continue
+            part, more = message["body"], message["more_body"]
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+            if size > declared:
+                self.ticket.reserve(size - declared)
+                declared = size
+        self.watch()
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        encoding = self.header(b"content-encoding")
+        return body if encoding is None else await self._decoded(body, encoding, limit)
+
+    async def _decoded(self, body: bytes, encoding: str, limit: int) -> bytes:
+        left = limit
+
+        def take(size: int) -> None:
+            nonlocal left
+            left -= size
+            if left < 0:
+                raise _too_large(limit)
+            self.ticket.reserve(size)
+
+        return await decoded(body, encoding, take)
+
+    def reply(self, body: bytes) -> Reply:
+        """A reply of JSON text that was read from the store, counted until it has been sent.
+
+        Raises:
+            TooManyRequests: too many clients have not read theirs.
+        """
+        self.ticket.reserve(len(body))
+        return Reply(body)
+
+    def watch(self) -> None:
+        """Cancel the nursery when the client leaves. The body has been read, or never will be."""
+        if self._server_watch is not None:
+            self.stack.enter_context(self._server_watch(self.nursery.cancel_scope.cancel))
+        else:
+            self.nursery.start_soon(self._wait_for_disconnect)
+
+    async def _wait_for_disconnect(self) -> None:
+        while (await self._receive())["type"] == "http.request":
+            pass
+        # hypercorn says "disconnect" of a request that is complete, while it still sends the end of the
+        # response: a cancel would stop it before it closes or recycles the connection.
+        if not self._answered:
+            self.nursery.cancel_scope.cancel()
+
+    def answered(self) -> None:
+        """The last byte of the response is on its way: the client may leave."""
+        self._answered = True
+
+    async def _leave(self) -> None:
+        """The client left before all of its request was here: nothing more is done for it."""
+        self.nursery.cancel_scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def where(self) -> str:
+        """The request's method and path, for messages."""
+        scope = cast("dict[str, Any]", self.scope)
+        return f"{scope['method']} {scope['path']}"
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request's body is larger than {limit} bytes.")
