@@ -1,4 +1,4 @@
-"""Plain sockets: what is read, what is sent, and what ends a wait."""
+"""Streams: what is read, what is sent, and what ends a wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from agentic_trio.net.deadlines import open_deadlines
-from agentic_trio.net.streams import READS_BEFORE_YIELD, DirectStream, open_direct_stream
+from agentic_trio.net.direct import READS_BEFORE_YIELD, DirectStream, open_direct_stream
+from agentic_trio.net.streams import WRITE_PIECE, AdaptedStream, send_within
 
 MUCH = bytes(range(256)) * 4096
 """More than the sockets' buffers hold."""
@@ -359,33 +360,33 @@ async def test_the_sending_side_can_be_closed_alone(stream, peer):
     assert await stream.receive_some() == b"abc"
 
 
-async def test_a_connection_is_quiet_while_it_is_open_and_nothing_has_come(stream, peer):
-    assert stream.is_quiet()
+async def test_a_connection_is_not_readable_while_it_is_open_and_nothing_has_come(stream, peer):
+    assert not stream.is_readable()
     await stream.send_all(b"abc")
-    assert stream.is_quiet()
+    assert not stream.is_readable()
 
 
-async def test_a_connection_on_which_something_came_is_not_quiet(stream, peer):
+async def test_a_connection_on_which_something_came_is_readable(stream, peer):
     await peer.send_all(b"x")
-    assert not stream.is_quiet()
-    # What has come is lost.
-    assert stream.is_quiet()
+    assert stream.is_readable()
+    assert await stream.receive_some() == b"x"
+    assert not stream.is_readable()
 
 
-async def test_a_connection_whose_peer_has_ended_is_not_quiet(stream, peer):
+async def test_a_connection_whose_peer_has_ended_is_readable(stream, peer):
     await peer.send_eof()
-    assert not stream.is_quiet()
+    assert stream.is_readable()
 
 
-async def test_a_broken_connection_is_not_quiet(stream, peer):
+async def test_a_broken_connection_is_readable(stream, peer):
     await stream.send_all(b"never read")
     await peer.aclose()
-    assert not stream.is_quiet()
+    assert stream.is_readable()
 
 
-async def test_a_closed_connection_is_not_quiet(stream):
+async def test_a_closed_connection_is_readable(stream):
     await stream.aclose()
-    assert not stream.is_quiet()
+    assert stream.is_readable()
 
 
 async def test_one_task_reads_while_another_writes(stream, peer):
@@ -430,3 +431,116 @@ async def test_a_refused_connection_is_an_os_error(deadlines):
         await unused.bind(("127.0.0.1", 0))
         with pytest.raises(OSError, match="connect"):
             await open_direct_stream("127.0.0.1", unused.getsockname()[1], deadlines=deadlines)
+
+
+# What both kinds of stream do.
+
+
+@pytest.fixture(params=["direct", "adapted"])
+async def either(request, deadlines):
+    near, far = trio.socket.socketpair()
+    for end in (near, far):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    inner = trio.SocketStream(near)
+    stream = DirectStream(inner, deadlines) if request.param == "direct" else AdaptedStream(inner)
+    async with stream, trio.SocketStream(far) as peer:
+        yield stream, peer
+
+
+async def test_either_stream_bounds_a_read_and_loses_nothing(either, autojump_clock):
+    stream, peer = either
+    for patient in (False, True):
+        await expect(trio.TooSlowError, partial(stream.receive_some, within=3, patient=patient))
+    await peer.send_all(b"abc")
+    assert await stream.receive_some(2) == b"ab"
+    assert await stream.receive_some(within=3) == b"c"
+
+
+async def test_either_stream_ends_an_interrupted_read_and_goes_on(either):
+    stream, peer = either
+    stream.interrupt()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect, trio.TooSlowError, stream.receive_some)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        stream.interrupt()
+        assert stream.interrupted
+    await peer.send_all(b"abc")
+    assert await stream.receive_some() == b"abc"
+    assert not stream.interrupted
+
+
+async def test_either_stream_says_what_waits_to_be_read(either):
+    stream, peer = either
+    assert not stream.is_readable()
+    await peer.send_all(b"x")
+    assert stream.is_readable()
+    assert await stream.receive_some() == b"x"
+    assert not stream.is_readable()
+    await peer.send_eof()
+    assert stream.is_readable()
+
+
+async def test_either_stream_sends_all_while_the_peer_reads_each_piece_in_time(either, autojump_clock):
+    stream, peer = either
+    received = b""
+
+    async def read_slowly():
+        nonlocal received
+        while len(received) < len(MUCH):
+            await trio.sleep(2)
+            received += await read_all(peer, min(WRITE_PIECE, len(MUCH) - len(received)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_slowly)
+        await send_within(stream, MUCH, 3)
+    assert received == MUCH
+
+
+async def test_either_stream_gives_up_on_a_peer_that_does_not_read(either, autojump_clock):
+    stream, _ = either
+    start = trio.current_time()
+    await expect(trio.TooSlowError, partial(send_within, stream, MUCH, 3))
+    assert trio.current_time() - start <= 3 * (1 + len(MUCH) // WRITE_PIECE)
+
+
+async def test_either_stream_notices_a_cancelled_send(either):
+    stream, peer = either
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await send_within(stream, b"never sent", 3)
+    assert scope.cancelled_caught
+    await stream.send_eof()
+    assert await peer.receive_some() == b""
+
+
+async def test_either_stream_can_close_as_a_reset(deadlines, nursery):
+    for kind in (AdaptedStream, partial(DirectStream, deadlines=deadlines)):
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listeners[0] as listener:
+            peer = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+            stream = kind(await listener.accept())
+        async with peer:
+            stream.reset_on_close()
+            await stream.aclose()
+            await expect(trio.BrokenResourceError, peer.receive_some)
+
+
+async def test_a_stream_that_can_not_close_one_side_stays_open():
+    near, far = trio.testing.memory_stream_pair()
+    stream = AdaptedStream(OneSided(near))
+    await stream.send_eof()
+    await stream.send_all(b"abc")
+    assert await far.receive_some() == b"abc"
+
+
+class OneSided(trio.abc.Stream):
+    """A stream that closes both sides at once, as TLS does."""
+
+    def __init__(self, stream):
+        self.send_all = stream.send_all
+        self.receive_some = stream.receive_some
+        self.aclose = stream.aclose
+        self.wait_send_all_might_not_block = stream.wait_send_all_might_not_block
+
+    send_all = receive_some = aclose = wait_send_all_might_not_block = None

@@ -1,4 +1,4 @@
-"""What both connection classes do alike."""
+"""HTTP/1.1 between a client and an app, without and with TLS."""
 
 import json
 import logging
@@ -28,13 +28,13 @@ async def test_scope_has_what_hypercorn_puts_there(server: Server, app: App) -> 
     client = await server.connect()
     request = b"GET /scope?q=%41 HTTP/1.1\r\nHost: h\r\nX-Name: a\r\nX-Name: b\r\n\r\n"
     scope = json.loads((await client.request(request)).body)
-    address = client.stream.socket.getsockname()
+    address = client.tcp.socket.getsockname()
     assert scope == {
         "type": "http",
         "http_version": "1.1",
         "asgi": {"spec_version": "2.1", "version": "3.0"},
         "method": "GET",
-        "scheme": "http",
+        "scheme": "http" if server.certificate is None else "https",
         "path": "/scope",
         "raw_path": "/scope",
         "query_string": "q=%41",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from tests.http_client import ResponseReader
+from tests.http_client import ResponseReader, request_bytes
 from tests.simulation.record import Json, Request
 
 if TYPE_CHECKING:
@@ -151,13 +151,14 @@ class Client:
         self._leave(request, end)
         scope.cancel()
 
+    def _wire(self, request: Request) -> bytes:
+        if request.body is None:
+            return request_bytes(request.method, request.target, request.headers, None)
+        headers = request.headers | {"content-type": "application/json"}
+        return request_bytes(request.method, request.target, headers, json.dumps(request.body).encode())
+
     async def _talk(self, request: Request, end: End, answer: ResponseReader, leave: Leave) -> None:
-        body = b"" if request.body is None else json.dumps(request.body).encode()
-        lines = [f"{request.method} {request.target} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in request.headers.items()]
-        if request.body is not None:
-            lines += ["content-type: application/json", f"content-length: {len(body)}"]
-        wire = "\r\n".join([*lines, "", ""]).encode() + body
+        wire = self._wire(request)
         if leave.how == "sending":
             await end.send_all(wire[: leave.count % len(wire)])
             self._leave(request, end)

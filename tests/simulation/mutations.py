@@ -12,7 +12,7 @@ from agentic_trio.gateway.responses import Responses
 from agentic_trio.store import responses as stored_turns
 from agentic_trio.store import sqlite, writer
 from agentic_trio.store.contract import ENDED
-from agentic_trio.upstream import client, transport
+from agentic_trio.upstream import client, round_trip, transport
 from agentic_trio.web import responses, stream
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def a_restart_recovers_nothing() -> list[Change]:
 
 @mutation
 def a_cancelled_call_stays_open() -> list[Change]:
-    return [(transport, "_close", _nothing)]
+    return [(module, "close_now", _nothing) for module in (round_trip, transport)]
 
 
 @mutation

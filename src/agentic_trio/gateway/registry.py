@@ -101,6 +101,11 @@ class Registry:
             for turn in list(self._running.values()):
                 turn.wake_if_quiet()
 
+    async def wait_for_running(self) -> None:
+        """Wait until every turn that runs now has ended. Cancellation: stops waiting."""
+        for turn in list(self._running.values()):
+            await turn.wait_ended()
+
     async def drain(self, deadline: float) -> None:
         """Wait until no turn runs, or until ``deadline`` on Trio's clock.
 

@@ -1,4 +1,4 @@
-"""A nursery for context managers: what its body raises comes out as it is."""
+"""A nursery for context managers, which raises an error of their block as it is."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 async def open_inner_nursery() -> AsyncIterator[trio.Nursery]:
     """A nursery that is an implementation detail of a context manager.
 
-    An error of the caller's own block would otherwise reach the caller inside an exception group, for
-    a nursery that the caller has not opened. Errors of the tasks still come as a group.
+    Otherwise an error of the caller's own block would reach the caller in an exception group, though the
+    caller opened no nursery. Errors of the tasks still come in a group.
     """
     error: BaseException | None = None
     try:

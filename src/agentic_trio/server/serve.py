@@ -8,8 +8,8 @@ import trio
 from hypercorn.config import Config as HypercornConfig
 
 from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.limits import ConnectionLimits
-from agentic_trio.server.listen import serve_asgi
 from agentic_trio.web.app import create_app
 
 if TYPE_CHECKING:

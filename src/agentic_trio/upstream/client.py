@@ -1,4 +1,4 @@
-"""The model server, over HTTP: requests as httpx has them, whose failures become ours here."""
+"""Calls to the model server. httpx's errors become the gateway's here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 
 from agentic_trio.errors import UpstreamError
 from agentic_trio.net.deadlines import open_deadlines
-from agentic_trio.net.streams import open_direct_stream
+from agentic_trio.net.direct import open_direct_stream
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.wire.dialect import refusal
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
-    from agentic_trio.upstream.transport import Exchange, Meanwhile
+    from agentic_trio.upstream.round_trip import Meanwhile, ResponseStream
 
     Headers = Sequence[tuple[bytes, bytes]]
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""The largest whole answer that is taken into memory."""
+"""The largest answer that is read into memory as a whole."""
 
 _PATHS = frozenset(
     {
@@ -41,10 +41,10 @@ _PATHS = frozenset(
         "/v1/messages/count_tokens",
     }
 )
-"""Paths whose URLs are kept once parsed: strangers choose the others."""
+"""Paths whose parsed URLs are kept. Strangers choose the others, so keeping them would need a bound."""
 
 KEEP_ALIVE_EXPIRY = 4.0
-"""Seconds that an idle connection is used again. uvicorn, which vLLM runs on, closes it after five."""
+"""Seconds for which an idle connection is reused. uvicorn, which vLLM runs on, closes it after five."""
 
 OF_THE_BODY = frozenset({b"accept", b"content-type", b"idempotency-key"})
 """Headers that describe the client's own request. The one that asks for a response sets its own."""
@@ -62,7 +62,8 @@ class Chunks(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing follows what was given. If that isn't known, the next ``__anext__`` tells."""
+        """Whether the last chunk has been returned. Until that is known it is False, and the next
+        ``__anext__`` ends the iteration."""
 
     def __aiter__(self) -> Chunks: ...
 
@@ -71,7 +72,7 @@ class Chunks(Protocol):
 
 @dataclass(slots=True)
 class Answer:
-    """An upstream's answer whose head has arrived.
+    """An upstream's response whose head has arrived.
 
     Attributes:
         status: its HTTP status.
@@ -113,18 +114,18 @@ class Answer:
                 if size >= limit:
                     break
         except httpx.HTTPError:
-            pass  # The status says what matters; the words are a courtesy.
+            pass  # The status is what matters; the message is a courtesy.
         return b"".join(parts)[:limit]
 
 
 class Upstream:
-    """Calls to the model server. Locks no credentials: they come with each request.
+    """Calls to the model server. Credentials come with each request; none are kept.
 
-    Requests go to the transport directly: what ``httpx.AsyncClient`` does on top (redirects, cookies,
-    auth flows, headers of its own) is what a gateway must not do, and most of what a call would cost.
+    Requests go directly to the transport. What ``httpx.AsyncClient`` would add (redirects, cookies, auth
+    flows, headers of its own) a gateway must not do, and it would be most of the cost of a call.
 
     Args:
-        origin: the model server's URL; paths are put behind it.
+        origin: the model server's URL, to which paths are appended.
         transport: carries the requests.
         timeouts: httpx's, in seconds, by phase.
     """
@@ -137,7 +138,7 @@ class Upstream:
         self._host = httpx.URL(origin).netloc
 
     def _url(self, path: str, query: bytes) -> httpx.URL:
-        """A path behind the origin. The few without variable parts are parsed once."""
+        """The URL of a path. Those without variable parts are parsed once."""
         if query or path not in _PATHS:
             return httpx.URL(self._origin + path, query=query or None)
         url = self._urls.get(path)
@@ -148,13 +149,13 @@ class Upstream:
     def stream(
         self, body: bytes, context: RequestContext, meanwhile: Meanwhile
     ) -> AbstractAsyncContextManager[Answer]:
-        """Ask for a response, and read its answer inside the block.
+        """Create a response; read it inside the block.
 
         ``meanwhile`` is awaited when the request has been sent, while the server works. What it raises ends
         the call and is raised.
 
         Raises:
-            UpstreamError: it could not be reached, refused, or broke off.
+            UpstreamError: the server could not be reached, refused, or broke off.
 
         Cancellation: closes the connection at once, so that the server stops generating.
         """
@@ -164,15 +165,15 @@ class Upstream:
             *(field for field in context.headers if field[0] not in OF_THE_BODY),
         ]
         request = self._request("POST", "/v1/responses", b"", headers, body, context)
-        return _Asked(self._transport, request, meanwhile)
+        return _CreateCall(self._transport, request, meanwhile)
 
     def forward(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
     ) -> AbstractAsyncContextManager[Answer]:
-        """Send a request as it is, with its context's authorization; read the answer inside the block.
+        """Send a request as it is, with its context's authorization; read the response inside the block.
 
         Raises:
-            UpstreamError: the upstream could not be reached or broke off. Refusals are answers.
+            UpstreamError: the server could not be reached, or broke off. A refusal is a response like others.
 
         Cancellation: closes the connection at once.
         """
@@ -188,7 +189,7 @@ class Upstream:
             sent.append((b"authorization", context.authorization))
         if context.request_id:
             sent.append((b"x-request-id", context.request_id.encode()))
-        # Given as a stream, the body leaves the headers to us: httpx would look up each that it may add.
+        # httpx adds no headers to a request whose body is a stream, and so looks none up.
         return httpx.Request(
             method,
             self._url(path, query),
@@ -198,9 +199,9 @@ class Upstream:
         )
 
     async def probe(self, context: RequestContext) -> None:
-        """Ask whether the server is well and lists its models. Raises UpstreamError when it is not."""
-        # vLLM goes on listing its models when its engine has died, but is then unhealthy. A server
-        # without /health has nothing to say there; one that wants a key is there, and clients bring it.
+        """Check that the server is healthy and lists its models. Raises UpstreamError if not."""
+        # vLLM goes on listing its models when its engine has died, but reports that it is unhealthy. Other
+        # servers have no /health. One that refuses for want of a key is there; clients bring the key.
         for path, absent in (("/health", 404), ("/v1/models", None)):
             status = await self._status(path, context)
             if status != absent and (status >= 500 or status == 404):
@@ -214,7 +215,7 @@ class Upstream:
 
 
 class _Call:
-    """One request, open for as long as its answer is read."""
+    """One request, open while its response is read."""
 
     def __init__(
         self, transport: StreamTransport, request: httpx.Request, meanwhile: Meanwhile | None = None
@@ -222,12 +223,12 @@ class _Call:
         self._transport = transport
         self._request = request
         self._meanwhile = meanwhile
-        self._exchange: Exchange
+        self._response: ResponseStream
 
     async def __aenter__(self) -> Answer:
         with UpstreamErrors():
-            self._exchange = exchange = await self._transport.open(self._request, self._meanwhile)
-        return Answer(exchange.status, exchange.headers, exchange)
+            self._response = response = await self._transport.open(self._request, self._meanwhile)
+        return Answer(response.status, response.headers, response)
 
     async def __aexit__(
         self,
@@ -235,12 +236,12 @@ class _Call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._exchange.aclose()
+        await self._response.aclose()
         _raise_ours(error)
 
 
-class _Asked(_Call):
-    """A call whose answer is a response, not a refusal."""
+class _CreateCall(_Call):
+    """A call that raises a refusal instead of returning it."""
 
     async def __aenter__(self) -> Answer:
         answer = await super().__aenter__()
@@ -249,13 +250,13 @@ class _Asked(_Call):
         try:
             words = await answer.beginning(MAX_REFUSAL_BYTES)
         finally:
-            await self._exchange.aclose()
+            await self._response.aclose()
         status = answer.status if answer.status >= 400 else 502
         raise refusal(status, words, answer.header(b"retry-after"))
 
 
 class UpstreamErrors:
-    """Within this block httpx's failures are ours."""
+    """Within this block httpx's errors are raised as UpstreamError."""
 
     def __enter__(self) -> None:
         return None
