@@ -273,6 +273,17 @@ class Accumulator:
             snapshot.incomplete_details = {"reason": reason or "max_output_tokens"}
 
 
+def not_a_stream(body: bytes) -> UpstreamError:
+    """Return the error for a whole answer to a request for a stream: its own words, if it is an error."""
+    try:
+        answer = decode_upstream(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        answer = {}
+    if reports_error(answer):
+        return reported_error(answer)
+    return UpstreamError("The model server did not answer with an event stream.")
+
+
 def _whole_output(answer: JsonObject) -> list[object]:
     """The output of an answer that was not streamed. Raises UpstreamError: it is an error, or nothing."""
     status, output = answer.get("status"), answer.get("output")
