@@ -366,7 +366,8 @@ async def test_a_second_gateway_is_refused(path: str, children: Children):
         with pytest.raises(ConfigError, match="is in use by another gateway"):
             await open_and_close(path)
         children.start("try_to_open", path)
-        assert children.rest() == [f"store {path!r}: is in use by another gateway"]
+        said = f"store {path!r}: is in use by another gateway (process {os.getpid()})"
+        assert children.rest() == [said]
         await take_turn(store, "a")
     children.start("try_to_open", path)
     assert children.rest() == ["open"]
