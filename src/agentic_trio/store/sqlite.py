@@ -49,6 +49,11 @@ PROVEN = 10.0
 """Seconds after such a probe in which the next ones write a few bytes, unless writes fail."""
 
 
+REWRITTEN_BYTES = 32 * 1024 * 1024
+"""How large a file may be that is written anew when rows have been erased: writes wait for that, and it is
+held in memory."""
+
+
 class Readers:
     """A few read-only connections. Each read is one hop, and sees one snapshot of the database."""
 
@@ -224,8 +229,7 @@ class SqliteStore:
         erased = await self.writer.write(lambda db: erasure.sweep(db, mark, limit))
         self._swept = self._swept or erased > 0
         if self._swept and erased < limit:
-            # The log still holds the pages as they were before.
-            self._swept = not await self.writer.between(_empty_log)
+            self._swept = not await self.writer.between(_remove_traces)
         return erased
 
     async def probe(self) -> None:
@@ -246,8 +250,17 @@ def _write_as_a_turn_does(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM probe WHERE id < :row", {"row": row})
 
 
-def _empty_log(db: sqlite3.Connection) -> bool:
-    """Move the log into the file and truncate it; False if a reader still needs it."""
+def _remove_traces(db: sqlite3.Connection) -> bool:
+    """Leave nothing of erased rows in the files; False if a reader still needs the log.
+
+    The log holds the pages as they were. And where rows have been moved from one page to another, SQLite may
+    leave a copy in the free bytes of the first, of about one row in a thousand; so a file that isn't large is
+    written anew.
+    """
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != b"wal":
+        return True
+    if db.execute("PRAGMA page_count").fetchone()[0] * schema.PAGE_SIZE <= REWRITTEN_BYTES:
+        db.execute("VACUUM")
     busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     return not busy
 

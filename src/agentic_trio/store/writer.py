@@ -146,7 +146,11 @@ class Writer:
 
         Cancellation: waits for it.
         """
-        return await self._run_sync(lambda: _outside(self._connection, work), limiter=self._limiter)
+        try:
+            return await self._run_sync(lambda: _outside(self._connection, work), limiter=self._limiter)
+        except StoreError as error:
+            self.outage.failed(error)
+            raise
 
     async def _queue(self, unit: _Unit) -> None:
         try:
