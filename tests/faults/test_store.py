@@ -203,7 +203,7 @@ async def test_what_was_deleted_leaves_the_disk(database: Path) -> None:
         answer = await world.post("/v1/conversations", {"items": [reference]})
         assert answer.status_code == 404, answer.text
         with trio.fail_after(PATIENCE):
-            while on_disk(database, SECRET):
+            while on_disk(database, SECRET):  # noqa: ASYNC110
                 await trio.sleep(0.02)
 
 
