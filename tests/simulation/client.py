@@ -270,7 +270,9 @@ class Client:
         if random.random() < 0.3:
             headers["x-on-disconnect"] = random.choice(("cancel", "finish"))
         if random.random() < 0.2:
-            headers["idempotency-key"] = f"key-{len(self.record.requests)}"
+            number = len(self.record.requests)
+            headers["idempotency-key"] = f"key-{number}"
+            headers["authorization"] = f"Bearer token-{number}"
         request = await self.send("POST", "/v1/responses", body, headers, self._some_leave())
         if "idempotency-key" in headers:
             known.keyed.append((headers["idempotency-key"], body, headers))
@@ -303,6 +305,10 @@ class Client:
         key, body, headers = self.random.choice(self.known.keyed[-3:])
         if self.random.random() < 0.15:
             body = {**body, "input": self._message()}
+        elif self.random.random() < 0.15:
+            # Another client, who chose the same key.
+            body = {**body, "input": self._message()}
+            headers = {**headers, "authorization": f"Bearer token-{len(self.record.requests)}"}
         await self.send("POST", "/v1/responses", body, {**headers}, self._some_leave())
         assert key
 

@@ -20,8 +20,15 @@ from agentic_trio.web.app import create_app
 from agentic_trio.wire.accumulator import TERMINAL
 from agentic_trio.wire.checks import INCLUDABLE, MAX_METADATA_PAIRS
 from agentic_trio.wire.conversations import MAX_ITEMS
-from agentic_trio.wire.create_response import ECHO_DEFAULTS, FIELDS, MAX_INPUT_LENGTH, OTHER_FIELDS
-from agentic_trio.wire.items import MAX_ID_LENGTH, MAX_INPUT_ITEMS
+from agentic_trio.wire.create_response import (
+    ECHO_DEFAULTS,
+    FIELDS,
+    MAX_INPUT_LENGTH,
+    MAX_MEMBERS,
+    MAX_NAME_LENGTH,
+    OTHER_FIELDS,
+)
+from agentic_trio.wire.items import MAX_ID_LENGTH, MAX_INPUT_ITEMS, MAX_PARTS
 from agentic_trio.wire.output import DELTAS, DONES, PART_EVENTS
 from agentic_trio.wire.sse import DONE
 from tests.fake_upstream import Call, CustomCall, Reasoning, Refusal, Script, Text, Unknown
@@ -120,6 +127,11 @@ def test_the_limits_are_those_of_the_code():
     assert SCHEMAS["CreateConversation"]["properties"]["items"]["anyOf"][0]["maxItems"] == MAX_ITEMS
     assert SCHEMAS["ItemReference"]["properties"]["id"]["maxLength"] == MAX_ID_LENGTH
     assert SCHEMAS["InputMessage"]["properties"]["id"]["maxLength"] == MAX_ID_LENGTH
+    assert SCHEMAS["InputMessage"]["properties"]["content"]["anyOf"][1]["maxItems"] == MAX_PARTS
+    assert SCHEMAS["CreateResponse"]["maxProperties"] == MAX_MEMBERS
+    conversation = SCHEMAS["ConversationReference"]["properties"]["id"]
+    for name in (conversation, create["conversation"]["anyOf"][0]["anyOf"][0], create["conversation_id"]):
+        assert name["maxLength"] == MAX_NAME_LENGTH
     for include in (create["include"]["anyOf"][0], DOCUMENT["components"]["parameters"]["Include"]["schema"]):
         assert include["items"]["enum"] == list(INCLUDABLE)
 
@@ -131,6 +143,10 @@ def bounds() -> Iterator[tuple[str, Any, bool]]:
     name, value = longest["name"]["maxLength"], longest["value"]["maxLength"]
     yield from (("metadata", {"n" * (name + more): "v" * value}, not more) for more in (0, 1))
     yield from (("metadata", {"n": "v" * (value + more)}, not more) for more in (0, 1))
+    elements = {"tools": {"type": "web_search"}, "include": INCLUDABLE[0]}
+    for name, element in elements.items():
+        most = SCHEMAS["CreateResponse"]["properties"][name]["anyOf"][0]["maxItems"]
+        yield from ((name, [element] * (most + more), not more) for more in (0, 1))
     for name, schema in SCHEMAS["CreateResponse"]["properties"].items():
         for bound, step in (("minimum", -1), ("maximum", 1)):
             if bound in schema:
@@ -179,6 +195,16 @@ async def test_a_list_s_bounds_are_where_the_document_says(world: World):
             path = f"/v1/conversations/{conversation}/items"
             answer = await world.client.get(path, params={spec["name"]: value})
             assert answer.status_code in statuses, (spec["name"], answer.text)
+
+
+async def test_a_header_s_bound_is_where_the_document_says(world: World):
+    for parameter in ("IdempotencyKey", "OnDisconnect"):
+        spec = DOCUMENT["components"]["parameters"][parameter]
+        good, bad = edges(spec["schema"])
+        for value, status in ((good, 200), (bad, 400)):
+            headers = {spec["name"]: value}
+            answer = await world.post("/v1/responses", {"model": "tiny", "input": "hi"}, headers=headers)
+            assert answer.status_code == status, answer.text
 
 
 def edges(schema: Json) -> tuple[Any, Any]:

@@ -80,6 +80,25 @@ def test_other_tools_go_upstream_byte_for_byte(tools: list[Json]) -> None:
     assert b'"tools":%b,' % json.dumps(tools).encode() in call.upstream_body([], stream=False)
 
 
+GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a+/"}
+
+
+@pytest.mark.parametrize("description", ["Patches.", None, ""])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_grammar_goes_upstream_in_words(description: str | None, nested: bool) -> None:
+    custom = {"type": "custom", "name": "patch", "description": description, "format": GRAMMAR}
+    tools = [{"type": "namespace", "name": "n", "tools": [FUNCTION, custom]}] if nested else [custom]
+    call = parsed(tools=tools)
+    assert echoed(call)["tools"] == tools
+    [tool] = sent(call)["tools"]
+    if nested:
+        assert tool["tools"][0] == FUNCTION
+        tool = tool["tools"][1]
+    assert tool["format"] == {"type": "text"}
+    assert tool["description"].startswith(description or "The input must match this lark grammar:")
+    assert tool["description"].endswith("start: /a+/")
+
+
 def test_the_secrets_of_a_tool_go_upstream_and_are_not_echoed() -> None:
     call = parsed(frozenset({"mcp"}), tools=[MCP])
     assert sent(call)["tools"] == [MCP]

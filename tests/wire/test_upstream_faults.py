@@ -300,6 +300,14 @@ def test_a_code_of_a_refusal_is_kept_if_it_is_one(body: bytes, code: str) -> Non
     assert refusal(429, body).code == code
 
 
+@pytest.mark.parametrize("code", ["x", "500", "", "a b_c", "_____", None, 7])
+def test_a_code_that_is_no_word_is_a_server_error_in_the_response(code: Any) -> None:
+    play = Playbook()
+    play >> terminal(kind="response.failed", error={"message": "no", "code": code})
+    last = play.ends("response.failed")[-1]["response"]
+    assert last["error"] == {"code": "server_error", "message": "no"}
+
+
 def test_the_words_of_an_error_are_bounded() -> None:
     assert len(refusal(500, json.dumps({"error": "x" * 60_000}).encode()).message) == MAX_ERROR_TEXT + 3
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.admission import Ticket
+    from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
 
 QUEUED_PER_SLOT = 10
@@ -34,6 +35,7 @@ class Registry:
         self._services = services
         self._service = service
         self._running: dict[str, Turn] = {}
+        self._keyed: dict[tuple[str, bytes], Turn] = {}
         self._in_background = 0
         self._most_in_background = services.config.max_background * (1 + QUEUED_PER_SLOT)
         self._closed = False
@@ -44,8 +46,7 @@ class Registry:
         context: RequestContext,
         ticket: Ticket,
         *,
-        id: str | None = None,
-        fingerprint: bytes | None = None,
+        key: IdempotencyKey | None = None,
     ) -> Turn:
         """A turn for a request's body. It has taken over the ticket, and must now be run or started.
 
@@ -59,21 +60,21 @@ class Registry:
             if self._in_background >= self._most_in_background:
                 raise TooManyRequests("Too many background responses are waiting. Please retry later.")
             ticket.give_slot_back()
-        return Turn(call, context, services, ticket.pop_all(), id=id, fingerprint=fingerprint)
+        return Turn(call, context, services, ticket.pop_all(), key=key)
 
     async def run(self, turn: Turn) -> None:
         """Run a turn in the caller's task, which owns it. Cancellation: as for ``Turn.run``."""
-        self._running[turn.id] = turn
+        self._add(turn)
         if self._closed:
             turn.cancel(_shutting_down())
         try:
             await turn.run()
         finally:
-            del self._running[turn.id]
+            self._remove(turn)
 
     def start(self, turn: Turn) -> None:
         """Run a turn that outlives its request: the gateway's service nursery owns it."""
-        self._running[turn.id] = turn
+        self._add(turn)
         if turn.call.background:
             self._in_background += 1
             self._service.start_soon(self._run_in_background, turn)
@@ -86,10 +87,32 @@ class Registry:
         finally:
             self._in_background -= 1
 
+    def _add(self, turn: Turn) -> None:
+        self._running[turn.id] = turn
+        if turn.recording.key is not None:
+            self._keyed[turn.owner, turn.recording.key.digest] = turn
+
+    def _remove(self, turn: Turn) -> None:
+        del self._running[turn.id]
+        key = turn.recording.key
+        if key is not None and self._keyed.get((turn.owner, key.digest)) is turn:
+            del self._keyed[turn.owner, key.digest]
+
     def find(self, owner: str, id: str) -> Turn | None:
         """A running turn of this owner."""
         turn = self._running.get(id)
         return turn if turn is not None and turn.owner == owner else None
+
+    def find_repeated(self, owner: str, key: IdempotencyKey) -> Turn | None:
+        """A running turn of this owner whose request has this key.
+
+        Raises:
+            InvalidRequest: it has another body.
+        """
+        turn = self._keyed.get((owner, key.digest))
+        if turn is not None and turn.recording.key is not None:
+            key.check(turn.recording.key.fingerprint)
+        return turn
 
     async def wake_quiet(self) -> None:
         """Wake the readers of quiet streams every so often, so that they send a comment.

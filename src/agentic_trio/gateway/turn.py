@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.admission import Ticket
+    from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
     from agentic_trio.upstream.client import Answer
     from agentic_trio.wire.create_response import CreateResponse
@@ -76,11 +77,10 @@ class Turn:
         services: Services,
         ticket: Ticket,
         *,
-        id: str | None = None,
-        fingerprint: bytes | None = None,
+        key: IdempotencyKey | None = None,
     ) -> None:
         self.call = call
-        self.recording = Recording(call, context.owner, services, id=id, fingerprint=fingerprint)
+        self.recording = Recording(call, context.owner, services, key=key)
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
@@ -307,7 +307,7 @@ class Turn:
         """See the table above. A refused request is no turn."""
         if not self.call.store or self.announced:
             return self.call.store
-        if self.recording.fingerprint is not None and self._error is not None:
+        if self.recording.key is not None and self._error is not None:
             # The client got an error at most. A retry with the same key must run again, so leave no row
             # for it to find.
             return False

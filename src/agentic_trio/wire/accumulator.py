@@ -14,6 +14,7 @@ An event whose bytes already obey the rules is passed on as it came, except for 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -288,8 +289,10 @@ def _incomplete_reason(answer: JsonObject) -> str | None:
 
 
 def _response_code(error: GatewayError) -> str:
-    """The code of ``response.error``, which must have one."""
-    code = error.code or "server_error"
-    if code in RESPONSE_ERROR_CODES or (isinstance(error, UpstreamError) and code not in OUR_UPSTREAM_CODES):
-        return code
-    return "server_error"
+    """The code of ``response.error``: one that clients know, or the model server's own if it is a word."""
+    code = error.code or ""
+    theirs = isinstance(error, UpstreamError) and code not in OUR_UPSTREAM_CODES
+    return code if code in RESPONSE_ERROR_CODES or (theirs and _WORD.fullmatch(code)) else "server_error"
+
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{3,63}")

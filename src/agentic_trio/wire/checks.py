@@ -54,8 +54,10 @@ def known(names: Iterable[str], members: Collection[str]) -> None:
     """Refuse the first of a request's member names that is not in ``members``."""
     for name in names:
         if name not in members:
-            near = difflib.get_close_matches(name, members, n=1, cutoff=0.7)
-            raise unknown_parameter(name, f" Did you mean '{near[0]}'?" if near else "")
+            # Comparing costs the square of the length, and no name that is known is long.
+            short = len(name) <= 64
+            near = difflib.get_close_matches(name, members, n=1, cutoff=0.7) if short else []
+            raise unknown_parameter(shortened(name), f" Did you mean '{near[0]}'?" if near else "")
 
 
 def invalid_value(path: str, value: str, supported: Sequence[str]) -> InvalidRequest:
@@ -138,7 +140,8 @@ def _in_range(kind: str, value: float, path: str, minimum: float | None, maximum
     else:
         return
     raise InvalidRequest(
-        f"Invalid '{path}': {kind} {side} value. Expected a value {sign} {bound}, but got {value} instead.",
+        f"Invalid '{path}': {kind} {side} value. Expected a value {sign} {bound}, "
+        f"but got {shortened(str(value))} instead.",
         code=f"{kind}_{'below_min' if sign == '>=' else 'above_max'}_value",
         param=path,
     )
@@ -198,16 +201,22 @@ INCLUDABLE = (
 )
 _include = one_of(*INCLUDABLE)
 
+MAX_INCLUDED = 100
+"""How many values ``include`` may have; OpenAI knows eight."""
+
+MAX_TOOLS = 1024
+"""How many tools one request may offer. OpenAI takes 128."""
+
 
 def include(value: Any, path: str) -> None:
-    array(value, path)
+    array(value, path, MAX_INCLUDED)
     for index, name in enumerate(value):
         _include(name, f"{path}[{index}]")
 
 
 def tools(value: Any, path: str) -> None:
     """Every tool needs a type, and a function needs a name. Unknown types go upstream as they came."""
-    array(value, path)
+    array(value, path, MAX_TOOLS)
     for index, tool in enumerate(value):
         where = f"{path}[{index}]"
         mapping(tool, where)

@@ -14,12 +14,18 @@ import msgspec
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
 from agentic_trio.wire.dialect import JsonObject, encode
-from agentic_trio.wire.items import InputItem, names_stored_items, parse_input
+from agentic_trio.wire.items import (
+    MAX_INPUT_ITEMS,
+    InputItem,
+    names_stored_items,
+    parse_input,
+    parse_item,
+)
 from agentic_trio.wire.rendering import rendered
 from agentic_trio.wire.tools import refuse_unhosted, sent_tools, shown_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
     from agentic_trio.wire.checks import Check
     from agentic_trio.wire.ids import MintId
@@ -27,9 +33,20 @@ if TYPE_CHECKING:
     Members = dict[str, bytes]
 
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode = msgspec.json.Decoder().decode
 
 MAX_INPUT_LENGTH = 10_485_760
+
+MAX_NAME_LENGTH = 512
+"""How long the id of a response or conversation may be that a request names, in characters."""
+
+MAX_MEMBERS = 1000
+"""How many members a request may have."""
+
+MAX_VALUES = 250_000
+"""How many values the JSON of a body may contain. Each costs many times its bytes in memory and time: ten
+megabytes of ``{},`` are three million objects, and take a second to decode."""
 
 FIELDS: dict[str, Check] = {
     "include": checks.include,
@@ -57,8 +74,8 @@ FIELDS: dict[str, Check] = {
     "store": checks.boolean,
     "service_tier": checks.string(),
     "top_logprobs": checks.integer(0, 20),
-    "previous_response_id": checks.string(),
-    "conversation_id": checks.string(),
+    "previous_response_id": checks.string(MAX_NAME_LENGTH),
+    "conversation_id": checks.string(MAX_NAME_LENGTH),
 }
 """Member -> its check, in the order in which OpenAI checks them."""
 
@@ -247,7 +264,7 @@ def route(body: bytes) -> Routing:
     Raises:
         InvalidRequest: the body is not a JSON object in UTF-8, or ``store`` is not a boolean.
     """
-    body = without_mark(body)
+    body = bounded(body)
     try:
         body.decode()
         return _decode_routing(body)
@@ -256,6 +273,32 @@ def route(body: bytes) -> Routing:
         raise invalid_json() from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid_json() from None
+
+
+def bounded(body: bytes) -> bytes:
+    """Return a body without its byte order mark, if its JSON is worth decoding. Raises InvalidRequest."""
+    body = without_mark(body)
+    if len(body) > MAX_VALUES and _has_too_many_values(body):
+        raise InvalidRequest(
+            f"The body of your request has too many JSON values: at most {MAX_VALUES} are accepted.",
+            code="too_many_values",
+        )
+    return body
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Whether JSON text has more values than may be, counted by the bytes that begin or part them."""
+    if _marks(body) <= MAX_VALUES:
+        return False
+    # Most of them may be in strings (prose, code). What is left without escaped quotes is parted by quotes.
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bare.count(b'"') > 4 * MAX_VALUES:
+        return True
+    return _marks(b"".join(bare.split(b'"')[::2])) > MAX_VALUES
+
+
+def _marks(text: bytes) -> int:
+    return text.count(b",") + text.count(b"{") + text.count(b"[")
 
 
 def without_mark(body: bytes) -> bytes:
@@ -273,12 +316,17 @@ def invalid_json() -> InvalidRequest:
 
 def _members(body: bytes, *, nulls: bool = False) -> Members:
     """Return a body's members as JSON text, without those that are null unless ``nulls`` is set."""
-    body = without_mark(body)
+    body = bounded(body)
     try:
         body.decode()
         raw = _decode_members(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid_json() from None
+    if len(raw) > MAX_MEMBERS:
+        raise InvalidRequest(
+            f"Too many parameters: a request has at most {MAX_MEMBERS}, but this one has {len(raw)}.",
+            code="object_above_max_properties",
+        )
     return {name: text for name, value in raw.items() if (text := bytes(value)) != b"null" or nulls}
 
 
@@ -292,7 +340,7 @@ def check_member(name: str, members: Members) -> Any:
     return value
 
 
-def decode_value(text: bytes) -> Any:
+def decode_value(text: bytes | msgspec.Raw) -> Any:
     """Decode a member's JSON text. Raises InvalidRequest for a number that no double can represent."""
     try:
         return _decode(text)
@@ -317,13 +365,32 @@ def parse_object(body: bytes, *, nulls: bool = False) -> JsonObject:
 def parse_create_response(
     body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = ()
 ) -> CreateResponse:
-    """Parse and check a request that needs state. Checks run in OpenAI's order.
+    """Parse and check a request that needs state, at once. See :func:`parse_steps`."""
+    steps = parse_steps(body, mint, strict=strict, hosted=hosted)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as parsed:
+            call: CreateResponse = parsed.value
+            return call
+
+
+def parse_steps(
+    body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = ()
+) -> Generator[None, None, CreateResponse]:
+    """Parse and check a request that needs state, in steps. Checks run in OpenAI's order.
+
+    Ten megabytes of small items take some tenths of a second. Between two steps, which are an item long,
+    a server can let others run.
 
     Args:
         body: the request's bytes.
         mint: makes ids for the items that have none.
         strict: refuse members that OpenAI doesn't know; otherwise they go upstream.
         hosted: the types of hosted tools that are run for clients.
+
+    Returns:
+        The request, as the generator's value.
 
     Raises:
         InvalidRequest: worded as OpenAI's API words it.
@@ -337,7 +404,10 @@ def parse_create_response(
         raise _no_input(members)
     if strict:
         checks.known(members, KNOWN_FIELDS)
-    items = parse_input(decode_value(members["input"]), mint, strict=strict) if "input" in members else []
+    items: list[InputItem] = []
+    for item in _input_items(members.get("input", b"[]"), mint, strict=strict):
+        items.append(item)
+        yield
     _refuse_hosted(members)
     values = {name: check_member(name, members) for name in FIELDS if name in members}
     refuse_unhosted(values.get("tools", ()), values.get("tool_choice"), hosted)
@@ -374,11 +444,26 @@ def parse_create_response(
     )
 
 
+def _input_items(text: bytes, mint: MintId, *, strict: bool) -> Iterator[InputItem]:
+    """Parse the ``input`` member item by item, each decoded only when it is asked for."""
+    if not text.startswith(b"["):
+        yield from parse_input(decode_value(text), mint, strict=strict)
+        return
+    try:
+        values = _decode_list(text)
+    except (msgspec.DecodeError, RecursionError):
+        raise invalid_json() from None
+    checks.array(values, "input", MAX_INPUT_ITEMS)
+    for index, value in enumerate(values):
+        yield parse_item(decode_value(value), f"input[{index}]", mint, strict=strict)
+
+
 def _rewritten(values: JsonObject, hosted: Collection[str]) -> Members:
     """The members that go upstream in other words than the client's."""
     tools = values.get("tools", [])
     sent = sent_tools(tools, hosted)
-    return {"tools": encode(sent)} if len(sent) < len(tools) else {}
+    same = len(sent) == len(tools) and all(new is old for new, old in zip(sent, tools, strict=True))
+    return {} if same else {"tools": encode(sent)}
 
 
 def _refuse_hosted(members: Members) -> None:
@@ -438,6 +523,7 @@ def conversation_id(members: Members, alias: str | None) -> str | None:
             raise checks.missing("conversation.id")
         if not isinstance(given, str):
             raise checks.invalid_type("conversation", "one of a conversation ID or object", given)
+        checks.string(MAX_NAME_LENGTH)(given, "conversation")
         id = given
     if id is not None and alias is not None and id != alias:
         raise InvalidRequest(

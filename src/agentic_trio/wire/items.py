@@ -28,6 +28,9 @@ MAX_ID_LENGTH = 128
 MAX_INPUT_ITEMS = 10_000
 """How many items one request may contain. Checking that many takes a tenth of a second."""
 
+MAX_PARTS = 2000
+"""How many content parts one message may contain."""
+
 CALLS = {"function_call": "function call", "custom_tool_call": "custom tool call"}
 """Types of calls that need an output -> what OpenAI's messages call them."""
 
@@ -119,10 +122,11 @@ def parse_input(value: Any, mint: MintId, *, strict: bool = False) -> list[Input
 
 def parse_items(values: Sequence[Any], path: str, mint: MintId, *, strict: bool = False) -> list[InputItem]:
     """Check and normalise the items of a list. Raises InvalidRequest."""
-    return [_item(value, f"{path}[{index}]", mint, strict) for index, value in enumerate(values)]
+    return [parse_item(value, f"{path}[{index}]", mint, strict=strict) for index, value in enumerate(values)]
 
 
-def _item(value: Any, path: str, mint: MintId, strict: bool) -> InputItem:
+def parse_item(value: Any, path: str, mint: MintId, *, strict: bool = False) -> InputItem:
+    """Check and normalise one item. ``path`` names it in messages. Raises InvalidRequest."""
     if not isinstance(value, dict):
         raise checks.invalid_type(path, "an input item", value)
     type = value.get("type")
@@ -140,7 +144,7 @@ def _item(value: Any, path: str, mint: MintId, strict: bool) -> InputItem:
         raise checks.invalid_type(f"{path}.type", "a string", type)
     if strict and type in MEMBERS:
         for name in members.keys() - MEMBERS[type] - AGENT_MEMBERS:
-            raise checks.unknown_parameter(f"{path}.{name}")
+            raise checks.unknown_parameter(f"{path}.{shortened(name)}")
     _check_id(members.get("id"), type, path)
     if type == "message":
         return _message(members, path, mint)
@@ -213,8 +217,7 @@ def _message(members: JsonObject, path: str, mint: MintId) -> InputItem:
     allowed = OUTPUT_PARTS if role == "assistant" else INPUT_PARTS
     if isinstance(content, str):
         content = [{"type": allowed[0], "text": content}]
-    elif not isinstance(content, list):
-        raise checks.invalid_type(f"{path}.content", "one of a string or array of content parts", content)
+    checks.array(content, f"{path}.content", MAX_PARTS, "one of a string or array of content parts")
     if not content and role == "assistant":
         # vLLM fails with 500 on a history that contains an assistant message without content.
         content = [{"type": "output_text", "text": ""}]
@@ -287,18 +290,38 @@ def refuse_orphans(outputs: Mapping[str, str], history: Sequence[bytes]) -> None
     """
     if not outputs:
         return
-    missing = dict(outputs)
+    missing = {encode(call_id): call_id for call_id in outputs}
     for item in history:
         if not missing:
             return
-        # We wrote the text of stored items, so the member is always spelled like this.
-        if b'"call_id":' in item:
-            missing.pop(decode_kind(item).call_id or "", None)
-    for call_id, type in missing.items():
+        missing.pop(_call_id_text(item), None)
+    for call_id in missing.values():
+        type = outputs[call_id]
         raise InvalidRequest(
             f"No tool call found for {OUTPUTS[type]} output with call_id {shortened(call_id)}.",
             param="input",
         )
+
+
+_CALL_ID = b'"call_id":"'
+"""How a stored item spells the member; we wrote its text."""
+
+
+def _call_id_text(item: bytes) -> bytes:
+    """Return the JSON text of a stored item's ``call_id``, or an empty one.
+
+    It is cut out of the item's text, which is quicker than decoding each item of a long history. An item
+    that has the member twice (the other time inside of another member) is decoded.
+    """
+    start = item.find(_CALL_ID)
+    if start < 0:
+        return b""
+    end = item.find(b'"', start + len(_CALL_ID))
+    text = item[start + len(_CALL_ID) - 1 : end + 1]
+    if b"\\" in text or item.find(_CALL_ID, end) >= 0:
+        call_id = decode_kind(item).call_id
+        return b"" if call_id is None else encode(call_id)
+    return text
 
 
 def refuse_dangling(waiting: frozenset[str], items: Iterable[InputItem]) -> None:

@@ -51,6 +51,10 @@ MAX_OUTPUT_ITEMS = 2000
 """The items of one output. Each costs some kilobytes here, in the log and in the store."""
 
 
+MAX_OUTPUT_PARTS = 2000
+"""The parts of all items of one output. Each makes four events, however little the upstream sent for it."""
+
+
 class OutputEvents:
     """Follows the items of one output. Sans-io.
 
@@ -66,6 +70,8 @@ class OutputEvents:
         self.left = limit
         self._mint = mint
         self._lookup = ItemLookup()
+        self._parts = 0
+        self._last: tuple[tuple[object, ...], Text | None] = ((), None)
         self._sent: list[bytes] = []
 
     def take_sent(self) -> list[bytes]:
@@ -100,7 +106,11 @@ class OutputEvents:
         delta = event.delta
         if not isinstance(delta, str):
             return
-        text = self._text_of_delta(family, event)
+        place = (family, event.item_id, event.output_index, event.content_index, event.summary_index)
+        if place != self._last[0]:
+            # Nearly all deltas grow the text that the one before grew.
+            self._last = (place, self._text_of_delta(family, event))
+        text = self._last[1]
         if text is None or text.complete:
             return
         if members is not None or text.half:
@@ -129,6 +139,7 @@ class OutputEvents:
         Raises:
             UpstreamError: it isn't what its name says.
         """
+        self._last = ((), None)
         type = event.type
         family = DONES.get(type)
         if family is not None:
@@ -278,6 +289,9 @@ class OutputEvents:
     def _add_part(
         self, item: OutputItem, family: Family, upstream_index: int | None, part: JsonObject
     ) -> Text:
+        self._parts += 1
+        if self._parts > MAX_OUTPUT_PARTS:
+            raise UpstreamError("The model server sent too many content parts.")
         text = item.add_part(family, upstream_index)
         empty = {**(part or {"type": family.part}), family.member: "", **_NO_NOTES.get(family.part, {})}
         self._send_part_event(PART_EVENTS[family.place][0], text, normal_part(empty))

@@ -50,7 +50,7 @@ class Snapshot:
         )
 
     def queued(self) -> Snapshot:
-        """As a background request's client gets it first, whether or not it has begun meanwhile."""
+        """Return the snapshot that a background request is answered with, however soon its turn begins."""
         return replace(self.under_way(), status="queued")
 
     def body(self) -> bytes:

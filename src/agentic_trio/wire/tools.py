@@ -80,8 +80,25 @@ def refuse_unhosted(tools: Iterable[JsonObject], tool_choice: Any, hosted: Colle
 
 
 def sent_tools(tools: list[JsonObject], hosted: Collection[str] = ()) -> list[JsonObject]:
-    """Return the tools that go upstream: all but those that nobody runs."""
-    return [tool for tool in tools if not _unhosted(tool, hosted)]
+    """Return the tools that go upstream: all but those that nobody runs.
+
+    A tool that needs no other words is the same object in both lists.
+    """
+    return [_without_grammar(tool) for tool in tools if not _unhosted(tool, hosted)]
+
+
+def _without_grammar(tool: JsonObject) -> JsonObject:
+    """Return a custom tool with its grammar in words: vLLM refuses a request with one that it has to obey."""
+    format, inner = tool.get("format"), tool.get("tools")
+    if tool.get("type") == "namespace" and isinstance(inner, list):
+        softened = [_without_grammar(each) if isinstance(each, dict) else each for each in inner]
+        changed = any(new is not old for new, old in zip(softened, inner, strict=True))
+        return {**tool, "tools": softened} if changed else tool
+    if tool.get("type") != "custom" or not isinstance(format, dict) or format.get("type") != "grammar":
+        return tool
+    rule = f"The input must match this {format.get('syntax', '')} grammar:\n{format.get('definition', '')}"
+    description = f"{tool['description']}\n\n{rule}" if tool.get("description") else rule
+    return {**tool, "description": description, "format": {"type": "text"}}
 
 
 def shown_tools(tools: list[Any]) -> list[Any]:
