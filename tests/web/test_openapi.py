@@ -22,6 +22,7 @@ from agentic_trio.wire.checks import INCLUDABLE, MAX_METADATA_PAIRS
 from agentic_trio.wire.conversations import MAX_ITEMS
 from agentic_trio.wire.create_response import (
     ECHO_DEFAULTS,
+    ECHOED_IF_GIVEN,
     FIELDS,
     MAX_INPUT_LENGTH,
     MAX_MEMBERS,
@@ -30,6 +31,7 @@ from agentic_trio.wire.create_response import (
 )
 from agentic_trio.wire.items import MAX_ID_LENGTH, MAX_INPUT_ITEMS, MAX_PARTS
 from agentic_trio.wire.output import DELTAS, DONES, PART_EVENTS
+from agentic_trio.wire.responses import KEPT
 from agentic_trio.wire.sse import DONE
 from tests.fake_upstream import Call, CustomCall, Reasoning, Refusal, Script, Text, Unknown
 from tests.oracles import parse_sse
@@ -262,8 +264,8 @@ def test_the_events_are_those_that_the_code_knows():
 
 # --------------------------------------------------------------------------- against the SDK's models
 
-OURS = {"store", "conversation_id", "presence_penalty", "frequency_penalty"}
-"""Members of a Response object that OpenAI's API has and its SDK's model has not."""
+OURS = {"store", "conversation_id", "presence_penalty", "frequency_penalty", "content_filters"}
+"""Members of a Response object that the SDK's model has not."""
 
 
 def required(model: Any) -> set[str]:
@@ -274,7 +276,8 @@ def test_a_response_has_the_members_of_the_sdk_s():
     schema = SCHEMAS["Response"]
     assert schema["properties"].keys() - OURS <= Response.model_fields.keys()
     assert required(Response) <= set(schema["required"])
-    assert schema["properties"].keys() - set(schema["required"]) == {"conversation"}
+    optional = {"conversation", *ECHOED_IF_GIVEN, *KEPT}
+    assert schema["properties"].keys() - set(schema["required"]) == optional
     assert ECHO_DEFAULTS.keys() <= schema["properties"].keys()
 
 
@@ -358,11 +361,19 @@ EVERYTHING = {
     "reasoning": {"effort": "low"},
     "tool_choice": {"type": "function", "name": "f"},
     "prompt_cache_key": "p",
+    "prompt_cache_options": {"mode": "implicit", "ttl": "30m"},
 }
+TOKENS = {"image_tokens": 0, "text_tokens": 0}
+IMAGES = {"input_tokens": 0, "input_tokens_details": TOKENS, "output_tokens": 0, "total_tokens": 0}
+REPORTED = {
+    "tool_usage": {"image_gen": IMAGES, "web_search": {"num_requests": 1}},
+    "content_filters": [{"blocked": False}],
+}
+"""Members that the model server adds to its final response."""
 
 
 async def test_whole_answers_and_lists_are_as_the_document_says():
-    async with open_world(Script(output=OUTPUT), list_endpoints=True) as world:
+    async with open_world(Script(output=OUTPUT, response=REPORTED), list_endpoints=True) as world:
         conversation = await world.converse(metadata={"k": "v"})
         seen = await world.create("hi", conversation=conversation, **EVERYTHING)
         assert check("Response", seen).keys() == SCHEMAS["Response"]["properties"].keys()
