@@ -87,7 +87,7 @@ class Gateway:
 
         Cancellation: the call of the model server is closed, and the turn is recorded as ``cancelled``.
         """
-        turn = self._new_turn({**request, "stream": False})
+        turn = await self._new_turn({**request, "stream": False})
         if turn.call.background:
             self.turns.start(turn)
             await turn.wait_head()
@@ -107,7 +107,7 @@ class Gateway:
 
         Cancellation: as leaving early.
         """
-        turn = self._new_turn({**request, "stream": True})
+        turn = await self._new_turn({**request, "stream": True})
         self.turns.start(turn)
         try:
             await turn.wait_head()
@@ -117,13 +117,13 @@ class Gateway:
                 turn.cancel()
                 await self.turns.wait_ended([turn])
 
-    def _new_turn(self, request: JsonObject) -> Turn:
+    async def _new_turn(self, request: JsonObject) -> Turn:
         """A turn for a program's request, under the same bounds as one that came over HTTP."""
         body = msgspec.json.encode(request)
         with Ticket(self.admission) as ticket:
             ticket.reserve(len(body))
             ticket.take_slot()
-            return self.turns.new(body, self.own_context(), ticket)
+            return await self.turns.new(body, self.own_context(), ticket)
 
     async def create_conversation(
         self, *, items: list[JsonObject] | None = None, metadata: dict[str, str] | None = None

@@ -15,7 +15,7 @@ from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
-from agentic_trio.wire.accumulator import Accumulator
+from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class Turn:
         """Turn the model server's answer into the response."""
         streamed = (answer.header(b"content-type") or "").startswith("text/event-stream")
         if self.call.stream and not streamed:
-            raise UpstreamError("The model server did not answer with an event stream.")
+            raise not_a_stream(await answer.body())
         if self.call.stream and not self.announced:
             # It has been announced already, unless the answer began before the request was sent whole.
             await self._announce()
