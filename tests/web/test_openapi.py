@@ -18,6 +18,7 @@ import agentic_trio
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.web.app import create_app
 from agentic_trio.wire.accumulator import TERMINAL
+from agentic_trio.wire.bodies import MAX_MEMBERS
 from agentic_trio.wire.checks import INCLUDABLE, MAX_METADATA_PAIRS
 from agentic_trio.wire.conversations import MAX_ITEMS
 from agentic_trio.wire.create_response import (
@@ -25,7 +26,6 @@ from agentic_trio.wire.create_response import (
     ECHOED_IF_GIVEN,
     FIELDS,
     MAX_INPUT_LENGTH,
-    MAX_MEMBERS,
     MAX_NAME_LENGTH,
     OTHER_FIELDS,
 )
