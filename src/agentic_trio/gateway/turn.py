@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
-    from agentic_trio.upstream.client import Answer
+    from agentic_trio.upstream.answer import Answer
     from agentic_trio.wire.create_response import CreateResponse
 
 logger = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ class Turn:
 
     async def _follow(self, answer: Answer) -> None:
         """Turn the model server's answer into the response."""
-        streamed = (answer.header(b"content-type") or "").startswith("text/event-stream")
+        streamed = answer.is_event_stream
         if self.call.stream and not streamed:
             raise not_a_stream(await answer.body())
         if self.call.stream and not self.announced:
