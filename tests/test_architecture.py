@@ -34,7 +34,19 @@ RESOURCES = frozenset({"responses", "conversations", "items"})
 """The API's resources: the only names that modules of several packages may share."""
 
 PURE = frozenset(
-    {"__future__", "collections", "dataclasses", "difflib", "functools", "msgspec", "re", "typing"}
+    {
+        "__future__",
+        "collections",
+        "dataclasses",
+        "difflib",
+        "functools",
+        "hashlib",
+        "json",
+        "math",
+        "msgspec",
+        "re",
+        "typing",
+    }
 )
 """What the wire layer may import beside itself: nothing here reads or writes anything."""
 

@@ -13,7 +13,7 @@ from agentic_trio.store import responses as stored_turns
 from agentic_trio.store import sqlite, writer
 from agentic_trio.store.contract import ENDED
 from agentic_trio.upstream import client, round_trip, transport
-from agentic_trio.web import responses, stream
+from agentic_trio.web import responses, scope, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -101,10 +101,15 @@ def the_hold_is_ignored() -> list[Change]:
 
 @mutation
 def a_key_is_not_looked_up() -> list[Change]:
-    async def never(*args: Any) -> bool:
-        return False
+    async def never(*args: Any) -> None:
+        return None
 
     return [(Responses, "repeated", never)]
+
+
+@mutation
+def a_key_is_everybody_s() -> list[Change]:
+    return [(scope.RequestScope, "credentials", lambda self: [])]
 
 
 @mutation

@@ -22,6 +22,7 @@ import trio
 from agentic_trio.errors import ConfigError
 from agentic_trio.store import schema, threads
 from agentic_trio.store.contract import (
+    Conversation,
     Item,
     Missing,
     PageQuery,
@@ -40,6 +41,7 @@ from tests.store.records import (
     ids,
     items,
     new_conversation,
+    no_effect,
     query,
     run_inline,
     take_turn,
@@ -408,6 +410,51 @@ async def test_all_that_was_acknowledged_survives_kill_9(path: str, children: Ch
             ]
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+MARKER = b"a-deleted-secret"
+
+
+def files_with_marker(path: str) -> list[str]:
+    found = [name for name in (path, f"{path}-wal", f"{path}-shm", f"{path}.lock") if os.path.exists(name)]
+    assert found[:2] == [path, f"{path}-wal"]
+    return [name for name in found if MARKER in Path(name).read_bytes()]
+
+
+@pytest.mark.parametrize("length", [100, 3_000, 100_000])
+async def test_after_a_sweep_deleted_text_is_in_no_file(path: str, length: int):
+    secret = [Item(f"x{n}", b'"%b%b"' % (MARKER, b"x" * length)) for n in range(5)]
+    body = b'{"metadata":"%b"}' % MARKER
+    async with open_sqlite_store(path) as store:
+        await take_turn(store, "before")
+        await store.announce(announcement("a", None, secret, body=body))
+        made = ending("a", None, secret, secret, body=body)
+        await store.end(replace(made, events=[MARKER + b"\n\n", b"\n\n"], key=MARKER, fingerprint=MARKER))
+        await store.create_conversation(OWNER, Conversation("conv_1", 1, body), secret, frozenset())
+        await take_turn(store, "b", conversation="conv_1")
+        await take_turn(store, "after")
+        await store.delete_response(OWNER, "a")
+        for each in secret:
+            await store.delete_item(OWNER, "conv_1", each.id, no_effect)
+        await store.delete_response(OWNER, "b")
+        await store.update_conversation(OWNER, "conv_1", b"{}")
+        assert files_with_marker(path)
+        assert await store.sweep(await store.deletions()) > 0
+        assert files_with_marker(path) == []
+        assert await texts(store, response="after") == data("in_after", "out_after")
+
+
+async def test_a_sweep_empties_the_log_once_no_reader_needs_it(path: str):
+    async with open_sqlite_store(path, busy_timeout=0.05) as store:
+        await take_turn(store, "a")
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM response").fetchall()
+            await store.delete_response(OWNER, "a")
+            assert await store.sweep(await store.deletions()) > 0
+            assert size(f"{path}-wal") > 0
+        assert await store.sweep(0) == 0
+        assert size(f"{path}-wal") == 0
 
 
 def limit(pages: int) -> Callable[[sqlite3.Connection], None]:

@@ -24,7 +24,7 @@ from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.gateway.unrecorded import Unrecorded
 from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.store.contract import StoreError
+from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
 from agentic_trio.upstream.client import open_upstream
 from agentic_trio.wire.dialect import decode_object
@@ -87,7 +87,7 @@ class Gateway:
 
         Cancellation: the call of the model server is closed, and the turn is recorded as ``cancelled``.
         """
-        turn = self._new_turn({**request, "stream": False})
+        turn = await self._new_turn({**request, "stream": False})
         if turn.call.background:
             self.turns.start(turn)
             await turn.wait_head()
@@ -107,7 +107,7 @@ class Gateway:
 
         Cancellation: as leaving early.
         """
-        turn = self._new_turn({**request, "stream": True})
+        turn = await self._new_turn({**request, "stream": True})
         self.turns.start(turn)
         try:
             await turn.wait_head()
@@ -117,13 +117,13 @@ class Gateway:
                 turn.cancel()
                 await self.turns.wait_ended([turn])
 
-    def _new_turn(self, request: JsonObject) -> Turn:
+    async def _new_turn(self, request: JsonObject) -> Turn:
         """A turn for a program's request, under the same bounds as one that came over HTTP."""
         body = msgspec.json.encode(request)
         with Ticket(self.admission) as ticket:
             ticket.reserve(len(body))
             ticket.take_slot()
-            return self.turns.new(body, self.own_context(), ticket)
+            return await self.turns.new(body, self.own_context(), ticket)
 
     async def create_conversation(
         self, *, items: list[JsonObject] | None = None, metadata: dict[str, str] | None = None
@@ -209,6 +209,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
         gateway = Gateway(services, service)
         service.start_soon(services.unrecorded.run)
         service.start_soon(prune_streams, services)
+        service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
         try:
             yield gateway
@@ -227,3 +228,24 @@ async def prune_streams(services: Services) -> None:
         except StoreError:
             logger.exception("old streams could not be pruned")
         await trio.sleep(PRUNE_INTERVAL)
+
+
+async def sweep_deleted(services: Services, turns: Registry) -> None:
+    """Erase what was deleted, ``erase_after`` seconds later, from the disk as well.
+
+    What a process before this one deleted is erased at once.
+    """
+    store, delay = services.store, 0.0
+    while True:
+        try:
+            mark = await store.deletions()
+            await trio.sleep(delay)
+            # A turn that began before the deletion may continue what was deleted.
+            await turns.wait_for_running()
+            await services.unrecorded.flush()
+            while await store.sweep(mark) >= SWEEP_LIMIT:
+                pass
+        except StoreError:
+            logger.exception("what was deleted could not be erased")
+            await trio.sleep(services.config.erase_after)
+        delay = services.config.erase_after

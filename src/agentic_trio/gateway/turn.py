@@ -15,7 +15,7 @@ from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
-from agentic_trio.wire.accumulator import Accumulator
+from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.admission import Ticket
+    from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
     from agentic_trio.upstream.answer import Answer
     from agentic_trio.wire.create_response import CreateResponse
@@ -76,11 +77,10 @@ class Turn:
         services: Services,
         ticket: Ticket,
         *,
-        id: str | None = None,
-        fingerprint: bytes | None = None,
+        key: IdempotencyKey | None = None,
     ) -> None:
         self.call = call
-        self.recording = Recording(call, context.owner, services, id=id, fingerprint=fingerprint)
+        self.recording = Recording(call, context.owner, services, key=key)
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
@@ -241,7 +241,7 @@ class Turn:
         """Turn the model server's answer into the response."""
         streamed = answer.is_event_stream
         if self.call.stream and not streamed:
-            raise UpstreamError("The model server did not answer with an event stream.")
+            raise not_a_stream(await answer.body())
         if self.call.stream and not self.announced:
             # It has been announced already, unless the answer began before the request was sent whole.
             await self._announce()
@@ -307,7 +307,7 @@ class Turn:
         """See the table above. A refused request is no turn."""
         if not self.call.store or self.announced:
             return self.call.store
-        if self.recording.fingerprint is not None and self._error is not None:
+        if self.recording.key is not None and self._error is not None:
             # The client got an error at most. A retry with the same key must run again, so leave no row
             # for it to find.
             return False

@@ -200,6 +200,8 @@ class SqliteStore:
         return await self._read(erasure.deletions)
 
     async def sweep(self, mark: int, limit: int = SWEEP_LIMIT) -> int:
+        if not mark and not self._swept:
+            return 0
         erased = await self.writer.write(lambda db: erasure.sweep(db, mark, limit))
         self._swept = self._swept or erased > 0
         if self._swept and erased < limit:
