@@ -16,8 +16,10 @@ LONGEST_STEP = 0.25
 
 
 class StepProbe(trio.abc.Instrument):
-    """Notes the longest step of any of the gateway's tasks. It counts the CPU time of the loop's own thread: neither a busy
-    machine nor the threads of the store make a step longer.
+    """Notes the longest step of any of the gateway's tasks.
+
+    It counts the CPU time of the loop's own thread: neither a busy machine nor the threads of the store make
+    a step longer.
 
     Attributes:
         longest: seconds.
