@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from agentic_trio import Config, open_gateway, serve
 from agentic_trio.cli.run import HARD_STOP_SLACK
+from agentic_trio.server import connection
 from tests.fake_upstream import Script, Text, open_fake_upstream
 from tests.http_client import Exchange, open_exchange, parse_response
 from tests.oracles import check_error, check_event_stream
@@ -20,6 +23,8 @@ from .world import PATIENCE, assert_intact, check_told_why, ended, get, status_o
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from tests.fake_upstream import Recorded
 
@@ -207,6 +212,26 @@ async def test_a_database_that_hangs_does_not_hold_up_the_end(database: Path, sp
     async with spawner.running(database, upstream.url) as process:
         ledger.check(await ended(process.client, client.id, "failed"), client.id)
     assert_intact(database)
+
+
+async def test_a_connection_that_was_just_accepted_gets_its_first_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "NEWCOMER_GRACE", 2 * PATIENCE)
+    stop = trio.Event()
+    config = Config(db_url="sqlite://:memory:", llm_api_base=NOWHERE, port=0, graceful_timeout=PATIENCE)
+    async with open_gateway(config) as gateway, trio.open_nursery() as nursery:
+        (url,) = await nursery.start(partial(serve, gateway, shutdown_trigger=stop.wait))
+        port = int(url.rpartition(":")[2])
+        async with open_exchange(port) as newcomer, open_exchange(port) as idle:
+            await idle.request("GET", "/health")
+            await idle.read()
+            stop.set()
+            ledger.fault()
+            assert await idle.is_closed()
+            await newcomer.request("GET", "/health")
+            await newcomer.read()
+            assert (newcomer.status, newcomer.headers["connection"]) == (200, "close")
 
 
 async def test_a_second_signal_ends_everything_at_once(database: Path, spawner: Spawner) -> None:
