@@ -11,8 +11,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from agentic_trio.net import direct
 from agentic_trio.net.deadlines import open_deadlines
-from agentic_trio.net.direct import READS_BEFORE_YIELD, DirectStream, open_direct_stream
+from agentic_trio.net.direct import SLICE, DirectStream, open_direct_stream
 from agentic_trio.net.streams import WRITE_PIECE, AdaptedStream, send_within
 
 MUCH = bytes(range(256)) * 4096
@@ -183,14 +184,17 @@ async def test_an_interruption_without_a_read_ends_none(stream, peer, autojump_c
     assert not stream.interrupted
 
 
-async def test_an_interruption_while_a_read_lets_others_run_ends_it(stream, peer):
-    await peer.send_all(b"x" * (READS_BEFORE_YIELD - 1))
-    for _ in range(READS_BEFORE_YIELD - 1):
-        await stream.receive_some(1)
-    yields = Yields(lambda: yields.count == 1 and stream.interrupt())
-    with trio.fail_after(5), pytest.raises(trio.TooSlowError):
-        await stream.receive_some()
-    assert yields.count == 1
+async def test_nothing_is_lost_when_a_read_that_lets_others_run_is_interrupted_or_cancelled(
+    stream, peer, ticking
+):
+    for end in (stream.interrupt, lambda: scope.cancel()):
+        await peer.send_all(b"xy")
+        ticking(SLICE)
+        with trio.fail_after(5), trio.CancelScope() as scope:
+            yields = Yields(end)
+            assert await stream.receive_some(1) == b"x"
+            assert yields.count == 1
+        assert await stream.receive_some(1) == b"y"
 
 
 @pytest.mark.parametrize("within", [math.inf, 1000])
@@ -266,27 +270,51 @@ async def test_a_cancelled_call_notices_it_though_it_needs_no_wait(stream, peer)
     assert await peer.receive_some() == b""
 
 
-async def test_reads_in_a_row_let_others_run_now_and_then(stream, peer):
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock of which tests say how far it goes on."""
+    now = 0.0
+
+    def tick(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(direct, "perf_counter", lambda: now)
+    return tick
+
+
+async def test_reads_in_a_row_let_others_run_after_a_while(ticking, stream, peer):
     await peer.send_all(b"x" * 100)
     yields = Yields()
     yielded = []
-    for _ in range(3 * READS_BEFORE_YIELD):
+    for _ in range(12):
+        ticking(SLICE * 0.3)
         await stream.receive_some(1)
         yielded.append(yields.count)
-    assert yielded == [count // READS_BEFORE_YIELD for count in range(1, 3 * READS_BEFORE_YIELD + 1)]
+    assert yielded == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
 
 
-async def test_a_read_that_waited_has_let_others_run(stream, peer):
+async def test_reads_in_a_row_that_take_no_time_let_nobody_run(ticking, stream, peer):
+    await peer.send_all(b"x" * 100)
+    yields = Yields()
+    await read_all(stream, 100, piece=1)
+    assert yields.count == 0
+
+
+async def test_a_read_that_waited_has_let_others_run(ticking, stream, peer):
+    ticking(SLICE * 0.9)
     async with trio.open_nursery() as nursery:
-        await peer.send_all(b"xxx")
-        await read_all(stream, 3, piece=1)
         nursery.start_soon(stream.receive_some)
         await wait_all_tasks_blocked()
         await peer.send_all(b"x")
     await peer.send_all(b"x" * 100)
     yields = Yields()
-    await read_all(stream, READS_BEFORE_YIELD - 1, piece=1)
+    ticking(SLICE * 0.9)
+    await stream.receive_some(1)
     assert yields.count == 0
+    ticking(SLICE * 0.1)
+    await stream.receive_some(1)
+    assert yields.count == 1
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])

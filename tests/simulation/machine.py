@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from contextlib import AsyncExitStack, contextmanager
+from random import Random
 from typing import TYPE_CHECKING, TypeVar
 from unittest.mock import patch
 
 import trio
 
+from agentic_trio.gateway import retries
 from agentic_trio.gateway.admission import Admission
 from agentic_trio.gateway.gateway import open_gateway_over
 from agentic_trio.gateway.locks import Locks
@@ -29,7 +31,6 @@ from tests.simulation.streams import Listener, connection, no_disconnects, open_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from random import Random
 
     from hypercorn.config import Config as HypercornConfig
 
@@ -314,5 +315,6 @@ def network_in_memory(*, disconnects: bool) -> Iterator[None]:
         patch.object(asgi_server, "open_disconnects", open_disconnects if disconnects else no_disconnects),
         patch.object(asgi_server, "open_listeners", _open_listeners),
         patch.object(server_serve, "create_app", take_app),
+        patch.object(retries, "random", Random(0).random),
     ):
         yield

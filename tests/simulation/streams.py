@@ -185,6 +185,8 @@ class Disconnects:
         self._lot = trio.lowlevel.ParkingLot()
 
     def add(self, descriptor: int) -> Peer:
+        if descriptor not in _open:
+            raise OSError("bad file descriptor")
         peer = self._peers[descriptor] = Peer()
         way = _open[descriptor]
         way.on_end = lambda: self._ended(descriptor)

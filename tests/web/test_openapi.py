@@ -191,8 +191,8 @@ def edges(schema: Json) -> tuple[Any, Any]:
 
 
 CODE = Path(agentic_trio.__file__).parent
-NO_ROUTE = {426}
-"""Statuses of what is no request to a route: a WebSocket handshake."""
+NO_ROUTE = {426, 508}
+"""Statuses of what comes to no route: a WebSocket handshake, a request that the gateway itself has sent."""
 
 FROM_UPSTREAM = {401}
 """Statuses that only the model server decides on, and that clients tell apart."""

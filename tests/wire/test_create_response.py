@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentic_trio.errors import InvalidRequest
+from agentic_trio.wire.bodies import parse_object
 from agentic_trio.wire.create_response import (
     KNOWN_FIELDS,
     CreateResponse,
     parse_create_response,
-    parse_object,
     route,
 )
 from tests.oracles import check_error, check_response

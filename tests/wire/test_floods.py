@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentic_trio.errors import InvalidRequest
+from agentic_trio.wire.bodies import MAX_MEMBERS, MAX_VALUES
 from agentic_trio.wire.checks import MAX_INCLUDED, MAX_QUOTED, MAX_TOOLS
 from agentic_trio.wire.conversations import parse_conversation, parse_new_items
 from agentic_trio.wire.create_response import (
-    MAX_MEMBERS,
     MAX_NAME_LENGTH,
-    MAX_VALUES,
     parse_create_response,
     parse_steps,
     route,

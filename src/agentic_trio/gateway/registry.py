@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -9,7 +10,7 @@ import trio
 from agentic_trio.errors import ServiceUnavailable
 from agentic_trio.gateway.admission import TooManyRequests
 from agentic_trio.gateway.turn import Turn
-from agentic_trio.wire.create_response import parse_create_response
+from agentic_trio.wire.create_response import parse_create_response, parse_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
+    from agentic_trio.wire.create_response import CreateResponse
+
+LARGE_BODY = 256 * 1024
+"""Bytes of a body from which on it is parsed in slices. Smaller ones take a few milliseconds."""
+
+PARSING_SLICE = 0.005
+"""Seconds after which parsing a large body gives way to other tasks."""
 
 QUEUED_PER_SLOT = 10
 """How many background turns may wait for each that may run."""
@@ -40,7 +48,7 @@ class Registry:
         self._most_in_background = services.config.max_background * (1 + QUEUED_PER_SLOT)
         self._closed = False
 
-    def new(
+    async def new(
         self,
         body: bytes,
         context: RequestContext,
@@ -53,14 +61,33 @@ class Registry:
         Raises:
             InvalidRequest: the body is not a valid request. The ticket is untouched, here and below.
             TooManyRequests: as many background turns wait as may.
+
+        Cancellation: the ticket is untouched.
         """
         services = self._services
-        call = parse_create_response(body, services.mint, strict=services.config.strict_parameters)
+        call = await self._parse(body)
         if call.background:
             if self._in_background >= self._most_in_background:
                 raise TooManyRequests("Too many background responses are waiting. Please retry later.")
             ticket.give_slot_back()
         return Turn(call, context, services, ticket.pop_all(), key=key)
+
+    async def _parse(self, body: bytes) -> CreateResponse:
+        """Parse a body; a large one in slices, between which other tasks get their turn."""
+        mint, strict = self._services.mint, self._services.config.strict_parameters
+        if len(body) < LARGE_BODY:
+            return parse_create_response(body, mint, strict=strict)
+        steps = parse_steps(body, mint, strict=strict)
+        began = time.perf_counter()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as parsed:
+                call: CreateResponse = parsed.value
+                return call
+            if time.perf_counter() - began > PARSING_SLICE:
+                await trio.lowlevel.checkpoint()
+                began = time.perf_counter()
 
     async def run(self, turn: Turn) -> None:
         """Run a turn in the caller's task, which owns it. Cancellation: as for ``Turn.run``."""

@@ -123,7 +123,7 @@ class Message:
 
     def on_headers_complete(self) -> None:
         status, version = self._parser.get_status_code(), self._parser.get_http_version()
-        if status < 100 or status == 101 or version not in ("1.0", "1.1"):
+        if not 100 <= status < 600 or status == 101 or version not in ("1.0", "1.1"):
             self._refuse(f"unexpected response: HTTP/{version} {status}")
         if status < 200:
             return

@@ -13,6 +13,13 @@ _TRAILER: Final = re.compile(rb"%b:%b" % (TOKEN, TEXT))
 _MAX_LINE: Final = 1024
 _MAX_TRAILERS: Final = 8 * 1024
 
+FREE_FRAMING: Final = 64 * 1024
+"""Bytes that frame chunks, beyond as many as they hold, before a body is refused.
+
+A chunk costs the same to parse whether it holds one byte or a thousand. Chunks of five bytes and more hold
+as much as frames them; smaller ones may be some thousands, which takes milliseconds.
+"""
+
 
 class LengthBody:
     """A body of a known number of bytes."""
@@ -43,7 +50,7 @@ class LengthBody:
 class ChunkedBody:
     """A chunked body. Extensions and trailers are checked, bounded and dropped."""
 
-    __slots__ = ("_in_trailers", "_needs_crlf", "_remaining", "_trailer_bytes", "complete")
+    __slots__ = ("_framing", "_in_trailers", "_needs_crlf", "_remaining", "_trailer_bytes", "complete")
 
     def __init__(self) -> None:
         self.complete = False
@@ -51,6 +58,7 @@ class ChunkedBody:
         self._needs_crlf = False
         self._in_trailers = False
         self._trailer_bytes = 0
+        self._framing = 0
 
     def ends_within(self, size: int) -> bool:
         """Whether at most ``size`` more bytes end the body: unknown until it has ended."""
@@ -60,7 +68,7 @@ class ChunkedBody:
         """Take what is there of the body off the front of ``buffer``, decoded.
 
         Raises:
-            RequestRefused: the framing is broken.
+            RequestRefused: the framing is broken, or far larger than what it frames.
         """
         parts: list[bytes] = []
         position = 0
@@ -72,11 +80,15 @@ class ChunkedBody:
                 parts.append(data)
                 position += len(data)
                 self._remaining -= len(data)
+                self._framing -= len(data)
                 continue
             end = _line_end(buffer, position)
             if end < 0:
                 break
             self._line(bytes(buffer[position:end]))
+            self._framing += end + 2 - position
+            if self._framing > FREE_FRAMING:
+                raise RequestRefused("The chunks of the body are too small.")
             position = end + 2
         del buffer[:position]
         return b"".join(parts)

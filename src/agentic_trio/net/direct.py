@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,15 +18,15 @@ from agentic_trio.net.streams import MAX_READ, Stream
 if TYPE_CHECKING:
     from agentic_trio.net.deadlines import Deadlines
 
-READS_BEFORE_YIELD = 8
-"""Reads in a row that find bytes waiting, before other tasks get their turn."""
+SLICE = 0.005
+"""Seconds for which a task may go on without a wait, before it lets other tasks run."""
 
 
 class DirectStream(Stream):
     """A connected socket: reads and writes go to it at once, and wait only when it isn't ready.
 
-    A call that needn't wait is no checkpoint, except each ``READS_BEFORE_YIELD``-th read. Each call
-    notices that it has been cancelled.
+    A call that needn't wait is no checkpoint, but it notices that it has been cancelled. A task whose reads
+    find bytes each time lets others run whenever it has gone on for ``SLICE`` seconds.
 
     Args:
         stream: owns the socket, and closes it.
@@ -36,7 +37,7 @@ class DirectStream(Stream):
         self._stream = stream
         self._socket = stream.socket
         self._deadlines = deadlines
-        self._reads = 0
+        self._slice_ends = perf_counter() + SLICE
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -51,23 +52,24 @@ class DirectStream(Stream):
             await self._wait_readable(within)
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
-        self._reads += 1
-        if self._reads >= READS_BEFORE_YIELD:
-            self._reads = 0
-            await trio.lowlevel.checkpoint()
         while True:
             try:
-                return os.read(self._descriptor(), max_bytes or MAX_READ)
+                data = os.read(self._descriptor(), max_bytes or MAX_READ)
             except BlockingIOError:
                 await self._wait_readable(within)
+                continue
             except OSError as error:
                 raise trio.BrokenResourceError(str(error)) from error
+            await self.give_way()
+            return data
+
+    async def give_way(self) -> None:
+        if perf_counter() >= self._slice_ends:
+            # Shielded, because the bytes that were just read would be lost. It doesn't wait.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            self._slice_ends = perf_counter() + SLICE
 
     async def _wait_readable(self, seconds: float) -> None:
-        self._reads = 0
-        if self.interrupted:
-            # While others had their turn.
-            raise trio.TooSlowError
         self._deadlines.set(self, trio.current_time() + seconds)
         try:
             await trio.lowlevel.wait_readable(self._socket)
@@ -76,6 +78,7 @@ class DirectStream(Stream):
                 raise
         finally:
             self._deadlines.clear(self)
+        self._slice_ends = perf_counter() + SLICE
         if self.interrupted:
             raise trio.TooSlowError
 

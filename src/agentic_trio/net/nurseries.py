@@ -1,4 +1,4 @@
-"""A nursery for context managers, which raises an error of their block as it is."""
+"""A nursery for context managers: what its body raises comes out as it is."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 async def open_inner_nursery() -> AsyncIterator[trio.Nursery]:
     """A nursery that is an implementation detail of a context manager.
 
-    Otherwise an error of the caller's own block would reach the caller in an exception group, though the
-    caller opened no nursery. Errors of the tasks still come in a group.
+    An error of the caller's own block would otherwise reach the caller inside an exception group, for
+    a nursery that the caller has not opened. Errors of the tasks still come as a group.
     """
     error: BaseException | None = None
     try:
@@ -27,7 +27,15 @@ async def open_inner_nursery() -> AsyncIterator[trio.Nursery]:
                 error = raised
                 raise
     except BaseExceptionGroup as group:
-        if error is None or group.exceptions != (error,):
+        # A cancelled nursery splits its group, so that a group of the caller's own is a copy in it.
+        if error is None or _leaves(group) != _leaves(error):
             raise
     if error is not None:
         raise error
+
+
+def _leaves(error: BaseException) -> list[int]:
+    """The identities of the errors in a group, however it is nested, or of one error."""
+    if isinstance(error, BaseExceptionGroup):
+        return [id for each in error.exceptions for id in _leaves(each)]
+    return [id(error)]

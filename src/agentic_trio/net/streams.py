@@ -60,6 +60,12 @@ class Stream(trio.abc.HalfCloseableStream):
     def is_readable(self) -> bool:
         """Whether bytes, the end or an error wait to be read. Nothing is lost by asking."""
 
+    async def give_way(self) -> None:
+        """Let other tasks run, if this one has gone on for long without a read that waited.
+
+        Cancellation: is put off until the next call.
+        """
+
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Write what is taken at once; return how many bytes that were. Raises as ``send_all`` does."""
         return 0

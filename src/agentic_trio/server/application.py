@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from agentic_trio.http1.request_head import RequestHead
     from agentic_trio.net.disconnects import Peer
     from agentic_trio.server.exchange import Exchange
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +57,36 @@ class Application:
         try:
             await self._app(scope, Receive(exchange, caller.peer), exchange.send)
         except (Exception, BaseExceptionGroup) as error:
-            await self._failed(error)
+            self._failed(exchange, error)
         else:
-            if not exchange.finished and not exchange.gone and exchange.refusal is None:
-                await self._config.log.error("The ASGI app returned without a complete response")
+            self._returned(exchange)
         if not exchange.response.head_sent and not exchange.gone and exchange.refusal is None:
             exchange.refusal = GatewayError("The server had an error.")
         if self._config.accesslog is not None:
             summary = cast("ResponseSummary", _summary(exchange))
             await self._config.log.access(scope, summary, time() - started)
 
-    async def _failed(self, error: Exception | BaseExceptionGroup) -> None:
+    def _returned(self, exchange: Exchange) -> None:
+        if exchange.finished or exchange.gone or exchange.refusal is not None:
+            return
+        if exchange.response.head_sent:
+            logger.warning("%s %s: the response is cut short", *_line(exchange))
+        else:
+            logger.error("%s %s: the app returned without a response", *_line(exchange))
+
+    def _failed(self, exchange: Exchange, error: Exception | BaseExceptionGroup) -> None:
         errors: BaseException | None = error
         rest: BaseException | None = None
         if not isinstance(error, Exception):
             # A cancelled app may have failed as well; only the cancellation goes on.
             errors, rest = error.split(Exception)
-        expected = errors is None or _is_only(errors, ClientGone)
-        if not expected:
-            await self._config.log.exception("Error in ASGI Framework", exc_info=errors)
+        if errors is None or _is_only(errors, ClientGone):
+            pass
+        elif _is_only(errors, GatewayError):
+            # The response had begun, so its client sees no more than that it is cut short.
+            logger.warning("%s %s: %s", *_line(exchange), _first(errors))
+        else:
+            logger.error("%s %s: the app failed", *_line(exchange), exc_info=errors)
         if rest is not None:
             raise rest
 
@@ -104,6 +119,18 @@ def _scope(head: RequestHead, root_path: str, caller: Caller) -> HTTPScope:
         "state": cast("Any", {}),
         "extensions": {},
     }
+
+
+def _line(exchange: Exchange) -> tuple[str, str]:
+    """A request's method and path for the log. Its query may hold a secret."""
+    path = exchange.head.target.partition(b"?")[0]
+    return exchange.head.method, path[:200].decode("ascii")
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _is_only(error: BaseException, kind: type[BaseException]) -> bool:

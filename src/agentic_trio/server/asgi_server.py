@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from agentic_trio.server.limits import ConnectionLimits
 
 
+logger = logging.getLogger(__name__)
+
+
 async def serve_asgi(
     app: ASGIFramework,
     config: Config,
@@ -37,8 +41,9 @@ async def serve_asgi(
 ) -> None:
     """Serve an ASGI app over HTTP/1.1 on what ``config`` binds. No lifespan: open resources around it.
 
-    When the trigger returns, nothing more is accepted, idle connections close at once, and requests in
-    flight have ``config.graceful_timeout`` seconds before they are cancelled.
+    When the trigger returns, nothing more is accepted. Idle connections close at once, but one that has just
+    been accepted has a moment for its first request. Requests in flight have ``config.graceful_timeout``
+    seconds before they are cancelled.
 
     Args:
         app: an ASGI 3 callable.
@@ -68,7 +73,7 @@ async def serve_asgi(
         handler = _Handler(Application(app, config), server, limits, slots)
         serve = partial(trio.serve_listeners, handler, bounded, handler_nursery=connections)
         for url in urls:
-            await config.log.info(f"Running on {url}")
+            logger.info("serving %s", url)
         task_status.started(urls)
         await _run_until(serve, server.wait_served_out, shutdown_trigger or trio.sleep_forever)
         connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
@@ -101,6 +106,6 @@ class _Handler:
         try:
             await HTTPConnection(self.app, self.server, Channel(stream, self.limits)).run()
         except Exception:
-            await self.server.config.log.exception("Error in a connection")
+            logger.exception("a connection failed")
         finally:
             self.slots.release()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from agentic_trio.server.channel import Channel
     from agentic_trio.server.state import ServerState
 
+NEWCOMER_GRACE: Final = 1.0
+"""Seconds after it was accepted in which a connection's first request is still served during a shutdown."""
+
 _CLIENT_LEFT: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 """What a read or a send raises when the client is gone, or as good as."""
 
@@ -37,16 +40,18 @@ class HTTPConnection:
         limits = channel.limits
         self._heads = HeadReader(max_bytes=limits.max_header_bytes, max_headers=limits.max_header_count)
         self._requests = 0
+        self._accepted_at = trio.current_time()
 
     async def run(self) -> None:
         """Serve until either side closes.
 
         Cancellation: the request in flight is cancelled and the socket closed.
         """
-        socket, disconnects = self._channel.stream.socket, self._server.disconnects
-        descriptor = socket.fileno()
-        peer = disconnects.add(descriptor) if disconnects is not None else None
+        disconnects, descriptor = self._server.disconnects, self._channel.stream.socket.fileno()
+        peer = None
         try:
+            if disconnects is not None:
+                peer = disconnects.add(descriptor)
             caller = _caller(self._channel.stream, peer)
             while await self._serve_one(caller):
                 pass
@@ -82,6 +87,9 @@ class HTTPConnection:
     async def _next_head(self) -> RequestHead | None:
         buffer = self._channel.buffer
         found = self._heads.read(buffer) if buffer else None
+        if found is not None:
+            # Requests that came together are served without a read that would let others run.
+            await self._channel.stream.give_way()
         # A blank line after a body doesn't begin a request: the buffer may be empty again.
         while found is None and not buffer:
             if not await self._await_request():
@@ -92,15 +100,26 @@ class HTTPConnection:
     async def _await_request(self) -> bool:
         """Wait for the first bytes of a request; return whether there are any."""
         server, stream = self._server, self._channel.stream
-        if server.shutting_down:
-            return False
-        server.idle[stream] = None
-        try:
-            return await self._channel.read(server.config.keep_alive_timeout)
-        except trio.TooSlowError:
-            return False
-        finally:
-            del server.idle[stream]
+        while (patience := self._patience()) > 0:
+            was_shutting_down = server.shutting_down
+            server.idle[stream] = None
+            try:
+                return await self._channel.read(patience)
+            except trio.TooSlowError:
+                if server.shutting_down == was_shutting_down:
+                    break
+            finally:
+                del server.idle[stream]
+        return False
+
+    def _patience(self) -> float:
+        """For how many seconds to wait for the next request."""
+        if not self._server.shutting_down:
+            return self._server.config.keep_alive_timeout
+        if self._requests > 0:
+            return 0
+        # A client that connected just before may have sent its first request already.
+        return self._accepted_at + NEWCOMER_GRACE - trio.current_time()
 
     async def _rest_of_head(self) -> RequestHead | None:
         with trio.move_on_after(self._channel.limits.header_timeout):

@@ -83,6 +83,5 @@ def hypercorn_config(config: Config) -> HypercornConfig:
     settings.graceful_timeout = config.graceful_timeout + FAREWELL
     settings.keep_alive_timeout = KEEP_ALIVE_TIMEOUT
     settings.keep_alive_max_requests = 1_000_000
-    settings.errorlog = None
     settings.accesslog = None
     return settings

@@ -52,7 +52,7 @@ class ServerState:
         await self._served_out.wait()
 
     def shut_down(self) -> None:
-        """Close every idle connection now, and each other one after its response."""
+        """Close every idle connection now, and each other one after its response. See ``NEWCOMER_GRACE``."""
         self.shutting_down = True
         for stream in self.idle:
             stream.interrupt()

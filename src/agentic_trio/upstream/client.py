@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from agentic_trio.errors import UpstreamError
+from agentic_trio.errors import GatewayError, UpstreamError
 from agentic_trio.net.deadlines import open_deadlines
 from agentic_trio.net.direct import open_direct_stream
+from agentic_trio.upstream.answer import Answer, ReceivedChunks
+from agentic_trio.upstream.faults import Outages, upstream_error
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.wire.dialect import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
+    from agentic_trio.upstream.answer import Headers
     from agentic_trio.upstream.round_trip import Meanwhile, ResponseStream
 
-    Headers = Sequence[tuple[bytes, bytes]]
-
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""The largest answer that is read into memory as a whole."""
+logger = logging.getLogger(__name__)
 
 _PATHS = frozenset(
     {
@@ -49,73 +50,11 @@ KEEP_ALIVE_EXPIRY = 4.0
 OF_THE_BODY = frozenset({b"accept", b"content-type", b"idempotency-key"})
 """Headers that describe the client's own request. The one that asks for a response sets its own."""
 
+MARK: Final = b"x-agentic-trio-via"
+"""The header that names each gateway which has sent a request on."""
+
 MAX_REFUSAL_BYTES = 64 * 1024
 """How much of a refusal's body is read: enough for any message."""
-
-
-class Chunks(Protocol):
-    """The chunks of a body, as they are read. Cancelling a read closes the connection."""
-
-    @property
-    def waits(self) -> bool:
-        """Whether the next chunk is still to come."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the last chunk has been returned. Until that is known it is False, and the next
-        ``__anext__`` ends the iteration."""
-
-    def __aiter__(self) -> Chunks: ...
-
-    async def __anext__(self) -> bytes: ...
-
-
-@dataclass(slots=True)
-class Answer:
-    """An upstream's response whose head has arrived.
-
-    Attributes:
-        status: its HTTP status.
-        headers: as they came, names in the upstream's spelling.
-        chunks: the body's bytes as they are read, content-encoding untouched.
-    """
-
-    status: int
-    headers: Headers
-    chunks: Chunks
-
-    def header(self, name: bytes) -> str | None:
-        """The first header of this (lower-case) name."""
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value.decode("latin-1")
-        return None
-
-    async def body(self, limit: int = MAX_ANSWER_BYTES) -> bytes:
-        """The whole body. Raises UpstreamError when it is larger than ``limit``."""
-        with UpstreamErrors():
-            parts = []
-            size = 0
-            async for chunk in self.chunks:
-                size += len(chunk)
-                if size > limit:
-                    raise UpstreamError("The model server's answer is too large.")
-                parts.append(chunk)
-            return b"".join(parts)
-
-    async def beginning(self, limit: int) -> bytes:
-        """As much of the body as ``limit`` allows; less if it breaks off."""
-        parts = []
-        size = 0
-        try:
-            async for chunk in self.chunks:
-                parts.append(chunk)
-                size += len(chunk)
-                if size >= limit:
-                    break
-        except httpx.HTTPError:
-            pass  # The status is what matters; the message is a courtesy.
-        return b"".join(parts)[:limit]
 
 
 class Upstream:
@@ -128,6 +67,9 @@ class Upstream:
         origin: the model server's URL, to which paths are appended.
         transport: carries the requests.
         timeouts: httpx's, in seconds, by phase.
+
+    Attributes:
+        mark: names this gateway to itself, in ``MARK``.
     """
 
     def __init__(self, origin: str, transport: StreamTransport, timeouts: dict[str, float | None]) -> None:
@@ -136,6 +78,9 @@ class Upstream:
         self._extensions = {"timeout": timeouts}
         self._urls: dict[str, httpx.URL] = {}
         self._host = httpx.URL(origin).netloc
+        self._outages = Outages(self._host.decode("ascii"))
+        self._loops = False
+        self.mark = secrets.token_hex(8).encode()
 
     def _url(self, path: str, query: bytes) -> httpx.URL:
         """The URL of a path. Those without variable parts are parsed once."""
@@ -165,7 +110,7 @@ class Upstream:
             *(field for field in context.headers if field[0] not in OF_THE_BODY),
         ]
         request = self._request("POST", "/v1/responses", b"", headers, body, context)
-        return _CreateCall(self._transport, request, meanwhile)
+        return _CreateCall(self._transport, self._outages, request, meanwhile)
 
     def forward(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
@@ -177,12 +122,33 @@ class Upstream:
 
         Cancellation: closes the connection at once.
         """
-        return _Call(self._transport, self._request(method, path, query, headers, body, context))
+        request = self._request(method, path, query, headers, body, context)
+        return _Call(self._transport, self._outages, request)
+
+    def refuse_own(self, headers: Headers) -> None:
+        """Refuse a client's request that this gateway has sent: its model server leads back to it.
+
+        Args:
+            headers: of the client's request, names in lower case.
+
+        Raises:
+            GatewayError: 508. Otherwise each request would call the gateway until it has no slots left.
+        """
+        if (MARK, self.mark) not in headers:
+            return
+        if not self._loops:
+            self._loops = True
+            logger.error(
+                "the model server's address, %s, leads back to this gateway", self._host.decode("ascii")
+            )
+        raise GatewayError(
+            "The model server's address leads back to this gateway.", status=508, code="loop_detected"
+        )
 
     def _request(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
     ) -> httpx.Request:
-        sent = [(b"host", self._host), *headers]
+        sent = [(b"host", self._host), (MARK, self.mark), *headers]
         if body or method != "GET":
             sent.append((b"content-length", b"%d" % len(body)))
         if context.authorization is not None:
@@ -218,17 +184,26 @@ class _Call:
     """One request, open while its response is read."""
 
     def __init__(
-        self, transport: StreamTransport, request: httpx.Request, meanwhile: Meanwhile | None = None
+        self,
+        transport: StreamTransport,
+        outages: Outages,
+        request: httpx.Request,
+        meanwhile: Meanwhile | None = None,
     ) -> None:
         self._transport = transport
+        self._outages = outages
         self._request = request
         self._meanwhile = meanwhile
         self._response: ResponseStream
 
     async def __aenter__(self) -> Answer:
-        with UpstreamErrors():
+        try:
             self._response = response = await self._transport.open(self._request, self._meanwhile)
-        return Answer(response.status, response.headers, response)
+        except httpx.HTTPError as error:
+            self._outages.failed(error)
+            raise upstream_error(error) from error
+        self._outages.reached()
+        return Answer(response.status, response.headers, ReceivedChunks(response))
 
     async def __aexit__(
         self,
@@ -237,7 +212,6 @@ class _Call:
         traceback: TracebackType | None,
     ) -> None:
         await self._response.aclose()
-        _raise_ours(error)
 
 
 class _CreateCall(_Call):
@@ -253,36 +227,6 @@ class _CreateCall(_Call):
             await self._response.aclose()
         status = answer.status if answer.status >= 400 else 502
         raise refusal(status, words, answer.header(b"retry-after"))
-
-
-class UpstreamErrors:
-    """Within this block httpx's errors are raised as UpstreamError."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _raise_ours(error)
-
-
-def _raise_ours(error: BaseException | None) -> None:
-    if isinstance(error, httpx.HTTPError):
-        raise _upstream_error(error) from error
-
-
-def _upstream_error(error: httpx.HTTPError) -> UpstreamError:
-    if isinstance(error, httpx.TimeoutException):
-        phase = "accept a connection" if isinstance(error, httpx.ConnectTimeout) else "answer"
-        message = f"The model server did not {phase} in time."
-        return UpstreamError(message, status=504, code="upstream_timeout")
-    if isinstance(error, httpx.ConnectError):
-        return UpstreamError("The model server can't be reached.", code="upstream_unreachable")
-    return UpstreamError("The model server broke off its answer.")
 
 
 @asynccontextmanager

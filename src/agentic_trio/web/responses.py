@@ -46,7 +46,7 @@ async def create_response(request: RequestScope) -> Reply:
         return await relay(request, "/v1/responses", body)
     if name := request.header(b"idempotency-key"):
         return await _once(request, body, name)
-    turn = gateway.turns.new(body, request.context, request.ticket)
+    turn = await gateway.turns.new(body, request.context, request.ticket)
     return await _follow(request, turn, outlives=_outlives(request))
 
 
@@ -90,7 +90,7 @@ async def _once(request: RequestScope, body: bytes, name: str) -> Reply:
             id = await gateway.responses.repeated(owner, key)
             if id is not None:
                 return await _replay(request, id, stream=route(body).stream is True)
-            turn = gateway.turns.new(body, request.context, request.ticket, key=key)
+            turn = await gateway.turns.new(body, request.context, request.ticket, key=key)
             if not turn.call.store:
                 # Nothing is kept for a repeat to get, so the repeat runs after this one.
                 return await _follow(request, turn, outlives=False)

@@ -122,16 +122,7 @@ class Accumulator:
             answer = decode_upstream(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamError("The model server sent something that is not a response.") from None
-        status, output = answer.get("status"), answer.get("output")
-        ended = isinstance(status, str) and status in TERMINAL
-        if not ended and reports_error(answer):
-            raise reported_error(answer)
-        if output is None and ended:
-            output = []
-        if not isinstance(output, list):
-            raise UpstreamError("The model server sent something that is not a response.")
-        if len(output) > MAX_OUTPUT_ITEMS:
-            raise UpstreamError("The model server sent too many items.")
+        output = _whole_output(answer)
         whole = self._ending("response.completed", answer) == "completed"
         for upstream_item in output:
             if isinstance(upstream_item, dict):
@@ -280,6 +271,32 @@ class Accumulator:
             snapshot.completed_at = int(self._now())
         else:
             snapshot.incomplete_details = {"reason": reason or "max_output_tokens"}
+
+
+def not_a_stream(body: bytes) -> UpstreamError:
+    """Return the error for a whole answer to a request for a stream: its own words, if it is an error."""
+    try:
+        answer = decode_upstream(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        answer = {}
+    if reports_error(answer):
+        return reported_error(answer)
+    return UpstreamError("The model server did not answer with an event stream.")
+
+
+def _whole_output(answer: JsonObject) -> list[object]:
+    """The output of an answer that was not streamed. Raises UpstreamError: it is an error, or nothing."""
+    status, output = answer.get("status"), answer.get("output")
+    ended = isinstance(status, str) and status in TERMINAL
+    if not ended and reports_error(answer):
+        raise reported_error(answer)
+    if output is None and ended:
+        output = []
+    if not isinstance(output, list):
+        raise UpstreamError("The model server sent something that is not a response.")
+    if len(output) > MAX_OUTPUT_ITEMS:
+        raise UpstreamError("The model server sent too many items.")
+    return output
 
 
 def _incomplete_reason(answer: JsonObject) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
-from agentic_trio.wire.create_response import parse_object
+from agentic_trio.wire.bodies import parse_object
 from agentic_trio.wire.dialect import decode_object, encode
 from agentic_trio.wire.items import CALLS, OUTPUTS, InputItem, parse_items
 

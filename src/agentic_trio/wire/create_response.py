@@ -13,6 +13,7 @@ import msgspec
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
+from agentic_trio.wire.bodies import bounded, decode_value, invalid_json, members_of, split_list
 from agentic_trio.wire.dialect import JsonObject, encode
 from agentic_trio.wire.items import (
     MAX_INPUT_ITEMS,
@@ -27,26 +28,14 @@ from agentic_trio.wire.tools import refuse_unhosted, sent_tools, shown_tools
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
+    from agentic_trio.wire.bodies import Members
     from agentic_trio.wire.checks import Check
     from agentic_trio.wire.ids import MintId
-
-    Members = dict[str, bytes]
-
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode = msgspec.json.Decoder().decode
 
 MAX_INPUT_LENGTH = 10_485_760
 
 MAX_NAME_LENGTH = 512
 """How long the id of a response or conversation may be that a request names, in characters."""
-
-MAX_MEMBERS = 1000
-"""How many members a request may have."""
-
-MAX_VALUES = 250_000
-"""How many values the JSON of a body may contain. Each costs many times its bytes in memory and time: ten
-megabytes of ``{},`` are three million objects, and take a second to decode."""
 
 FIELDS: dict[str, Check] = {
     "include": checks.include,
@@ -208,7 +197,7 @@ class CreateResponse:
         for name, value in self.members.items():
             if name in parts or name in ECHOED_IF_GIVEN:
                 convert = _ECHOED.get(name)
-                text = value if convert is None else encode(convert(_decode(value)))
+                text = value if convert is None else encode(convert(decode_value(value)))
                 parts[name] = b'"%b":%b' % (name.encode(), text)
         echo = b",".join(parts.values())
         if self.conversation is None:
@@ -269,65 +258,10 @@ def route(body: bytes) -> Routing:
         body.decode()
         return _decode_routing(body)
     except msgspec.ValidationError:
-        check_member("store", _members(body))
+        check_member("store", members_of(body))
         raise invalid_json() from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid_json() from None
-
-
-def bounded(body: bytes) -> bytes:
-    """Return a body without its byte order mark, if its JSON is worth decoding. Raises InvalidRequest."""
-    body = without_mark(body)
-    if len(body) > MAX_VALUES and _has_too_many_values(body):
-        raise InvalidRequest(
-            f"The body of your request has too many JSON values: at most {MAX_VALUES} are accepted.",
-            code="too_many_values",
-        )
-    return body
-
-
-def _has_too_many_values(body: bytes) -> bool:
-    """Whether JSON text has more values than may be, counted by the bytes that begin or part them."""
-    if _marks(body) <= MAX_VALUES:
-        return False
-    # Most of them may be in strings (prose, code). What is left without escaped quotes is parted by quotes.
-    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if bare.count(b'"') > 4 * MAX_VALUES:
-        return True
-    return _marks(b"".join(bare.split(b'"')[::2])) > MAX_VALUES
-
-
-def _marks(text: bytes) -> int:
-    return text.count(b",") + text.count(b"{") + text.count(b"[")
-
-
-def without_mark(body: bytes) -> bytes:
-    """Return a body without the byte order mark that some clients put before their JSON."""
-    return body.removeprefix(b"\xef\xbb\xbf")
-
-
-def invalid_json() -> InvalidRequest:
-    return InvalidRequest(
-        "We could not parse the JSON body of your request. The API expects a JSON object in UTF-8, "
-        "not nested too deep.",
-        code="invalid_json",
-    )
-
-
-def _members(body: bytes, *, nulls: bool = False) -> Members:
-    """Return a body's members as JSON text, without those that are null unless ``nulls`` is set."""
-    body = bounded(body)
-    try:
-        body.decode()
-        raw = _decode_members(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise invalid_json() from None
-    if len(raw) > MAX_MEMBERS:
-        raise InvalidRequest(
-            f"Too many parameters: a request has at most {MAX_MEMBERS}, but this one has {len(raw)}.",
-            code="object_above_max_properties",
-        )
-    return {name: text for name, value in raw.items() if (text := bytes(value)) != b"null" or nulls}
 
 
 def check_member(name: str, members: Members) -> Any:
@@ -338,28 +272,6 @@ def check_member(name: str, members: Members) -> Any:
     value = decode_value(text)
     FIELDS[name](value, name)
     return value
-
-
-def decode_value(text: bytes | msgspec.Raw) -> Any:
-    """Decode a member's JSON text. Raises InvalidRequest for a number that no double can represent."""
-    try:
-        return _decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        raise invalid_json() from None
-
-
-def parse_object(body: bytes, *, nulls: bool = False) -> JsonObject:
-    """Decode a whole JSON object. An empty body is an empty object.
-
-    Args:
-        body: the request's bytes.
-        nulls: keep members that are null.
-
-    Raises:
-        InvalidRequest: the body is not a JSON object in UTF-8.
-    """
-    members = _members(body, nulls=nulls) if body.strip() else {}
-    return {name: decode_value(text) for name, text in members.items()}
 
 
 def parse_create_response(
@@ -395,39 +307,18 @@ def parse_steps(
     Raises:
         InvalidRequest: worded as OpenAI's API words it.
     """
-    members = _members(body)
+    members = members_of(body)
     model = _model(members, body)
-    if (
-        "input" not in members
-        and not {"previous_response_id", "conversation", "conversation_id"} & members.keys()
-    ):
-        raise _no_input(members)
+    _require_input(members)
     if strict:
         checks.known(members, KNOWN_FIELDS)
     items: list[InputItem] = []
     for item in _input_items(members.get("input", b"[]"), mint, strict=strict):
         items.append(item)
         yield
-    _refuse_hosted(members)
-    values = {name: check_member(name, members) for name in FIELDS if name in members}
-    refuse_unhosted(values.get("tools", ()), values.get("tool_choice"), hosted)
-    stored = values.get("store") is not False
-    background = values.get("background", False)
-    if background and not stored:
-        # Nobody could ever read it: a background response is only available by its id.
-        raise InvalidRequest(
-            "A background response must be stored: 'background' can't be true when 'store' is false.",
-            code="invalid_value",
-            param="background",
-        )
-    conversation = conversation_id(members, values.get("conversation_id"))
+    values = _checked(members, hosted)
+    conversation = _conversation(members, values)
     previous = values.get("previous_response_id")
-    if previous is not None and "conversation" in members:
-        raise InvalidRequest(
-            "Mutually exclusive parameters: ''. Ensure you are only providing one of: "
-            "'previous_response_id' or 'conversation'.",
-            code="mutually_exclusive_parameters",
-        )
     if not items and previous is None and conversation is None:
         raise nothing_to_answer()
     return CreateResponse(
@@ -435,13 +326,40 @@ def parse_steps(
         rewritten=_rewritten(values, hosted),
         input=items,
         model=model,
-        store=stored,
+        store=values.get("store") is not False,
         stream=values.get("stream", False),
-        background=background,
+        background=values.get("background", False),
         truncates=values.get("truncation") == "auto",
         previous_response_id=previous,
         conversation=conversation,
     )
+
+
+def _checked(members: Members, hosted: Collection[str]) -> JsonObject:
+    """Decode and check the members that a request has, apart from its input and its conversation."""
+    _refuse_hosted(members)
+    values = {name: check_member(name, members) for name in FIELDS if name in members}
+    refuse_unhosted(values.get("tools", ()), values.get("tool_choice"), hosted)
+    if values.get("background") and values.get("store") is False:
+        # Nobody could ever read it: a background response is only available by its id.
+        raise InvalidRequest(
+            "A background response must be stored: 'background' can't be true when 'store' is false.",
+            code="invalid_value",
+            param="background",
+        )
+    return values
+
+
+def _conversation(members: Members, values: JsonObject) -> str | None:
+    """Return the id of the conversation, which excludes a previous response under its own name only."""
+    conversation = conversation_id(members, values.get("conversation_id"))
+    if values.get("previous_response_id") is not None and "conversation" in members:
+        raise InvalidRequest(
+            "Mutually exclusive parameters: ''. Ensure you are only providing one of: "
+            "'previous_response_id' or 'conversation'.",
+            code="mutually_exclusive_parameters",
+        )
+    return conversation
 
 
 def _input_items(text: bytes, mint: MintId, *, strict: bool) -> Iterator[InputItem]:
@@ -449,10 +367,7 @@ def _input_items(text: bytes, mint: MintId, *, strict: bool) -> Iterator[InputIt
     if not text.startswith(b"["):
         yield from parse_input(decode_value(text), mint, strict=strict)
         return
-    try:
-        values = _decode_list(text)
-    except (msgspec.DecodeError, RecursionError):
-        raise invalid_json() from None
+    values = split_list(text)
     checks.array(values, "input", MAX_INPUT_ITEMS)
     for index, value in enumerate(values):
         yield parse_item(decode_value(value), f"input[{index}]", mint, strict=strict)
@@ -491,18 +406,20 @@ def _model(members: Members, body: bytes) -> str:
             raise checks.invalid_type("model", "a string", model)
         if model:
             return model
-    elif "model" in _decode_members(without_mark(body)):
+    elif "model" in members_of(body, nulls=True):
         raise checks.invalid_type("model", "a string", None)
     raise checks.missing("model")
 
 
-def _no_input(members: Members) -> InvalidRequest:
+def _require_input(members: Members) -> None:
+    if {"input", "previous_response_id", "conversation", "conversation_id"} & members.keys():
+        return
     if "messages" in members:
-        return InvalidRequest(
+        raise InvalidRequest(
             "Unsupported parameter: 'messages'. In the Responses API, this parameter has moved to 'input'.",
             code="unsupported_parameter",
         )
-    return checks.missing("input")
+    raise checks.missing("input")
 
 
 def conversation_id(members: Members, alias: str | None) -> str | None:
