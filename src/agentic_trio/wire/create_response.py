@@ -22,7 +22,7 @@ from agentic_trio.wire.items import (
     parse_input,
     parse_item,
 )
-from agentic_trio.wire.rendering import rendered
+from agentic_trio.wire.rendering import rendered_context
 from agentic_trio.wire.tools import refuse_unhosted, sent_tools, shown_tools
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class CreateResponse:
         Raises:
             InvalidRequest: the context holds an item that can't be rendered.
         """
-        context = b",".join(rendered(items))
+        context = rendered_context(items)
         rest = b"".join(
             b'"%b":%b,' % (encode(name)[1:-1], value)
             for name, value in (self.members | self.rewritten).items()
