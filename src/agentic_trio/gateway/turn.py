@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,7 +20,7 @@ from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
@@ -90,7 +91,7 @@ class Turn:
         self._ticket = ticket
         self._scope = trio.CancelScope()
         # Why ``_scope`` is cancelled: its deadline, unless ``cancel`` gives another reason.
-        self._reason: GatewayError | None = turn_timeout(services.config)
+        self._reason: Callable[[], GatewayError | None] = partial(turn_timeout, services.config)
         self._progress = Call.NOT_MADE
         self._error: GatewayError | None = None
         self._head = trio.Event()
@@ -155,7 +156,7 @@ class Turn:
 
     def cancel(self, reason: GatewayError | None = None) -> None:
         """End the turn from outside its owner. Readers are told ``reason``."""
-        self._reason = reason
+        self._reason = lambda: reason
         self._scope.cancel()
 
     async def run(self) -> None:
@@ -187,7 +188,7 @@ class Turn:
                 self.recording.context = await rehydrate(self.call, self.owner, self._services, self._ticket)
                 await self._take_turn()
             if self._scope.cancelled_caught:
-                self._cancelled(self._reason)
+                self._cancelled(self._reason())
         except trio.Cancelled:
             self._cancelled(None)
             raise

@@ -7,11 +7,14 @@ it corrects a value wherever it came from, and keeps members that it doesn't kno
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agentic_trio.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 JsonObject = dict[str, Any]
 
@@ -130,7 +133,7 @@ def normal_usage(usage: Any) -> JsonObject | None:
         "output_tokens": generated,
         "output_tokens_details": _details(usage, "output_tokens_details", ("reasoning_tokens",)),
         "total_tokens": _count(usage, "total_tokens") or prompt + generated,
-        **{name: value for name, value in _numbers(usage).items() if name not in _COUNTS},
+        **_numbers(usage, _COUNTS),
     }
 
 
@@ -148,16 +151,18 @@ _COUNTS = frozenset(
 def _details(usage: JsonObject, name: str, required: tuple[str, ...]) -> JsonObject:
     """Return the details of a count: all of them numbers, as @openai/agents requires."""
     details = usage.get(name)
-    others = _numbers(details) if isinstance(details, dict) else {}
+    others = _numbers(details, required) if isinstance(details, dict) else {}
     return {each: _count(details, each) for each in required} | {
-        each: value for each, value in others.items() if each not in required and not isinstance(value, dict)
+        each: value for each, value in others.items() if not isinstance(value, dict)
     }
 
 
-def _numbers(value: JsonObject) -> JsonObject:
-    """Return the members of an object that are numbers, or objects of numbers."""
+def _numbers(value: JsonObject, besides: Collection[str] = ()) -> JsonObject:
+    """Return the members of an object, besides some, that are numbers or objects of numbers."""
     kept: JsonObject = {}
     for name, member in value.items():
+        if name in besides:
+            continue
         if isinstance(member, dict):
             kept[name] = _numbers(member)
         elif isinstance(member, int | float) and not isinstance(member, bool):
