@@ -26,8 +26,8 @@ from hypercorn.trio import serve as serve_stock
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.limits import ConnectionLimits
-from agentic_trio.server.listen import serve_asgi
 from bench.checks import EVENTS, Asker, Wrong
 from bench.comparison import Row, interleaved, rendered
 from bench.processes import ROOT, free_port, running

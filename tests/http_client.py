@@ -199,11 +199,11 @@ class Exchange(Connection):
         return str(self.events[0]["response"]["id"])
 
 
-def request_bytes(method: str, target: str, headers: dict[str, str], body: bytes = b"") -> bytes:
-    """A request with its length."""
-    fields = headers | {"content-length": str(len(body))}
+def request_bytes(method: str, target: str, headers: dict[str, str], body: bytes | None) -> bytes:
+    """A request. Its length is added, unless it has no body."""
+    fields = headers if body is None else headers | {"content-length": str(len(body))}
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
 def parse_response(data: bytes) -> tuple[int, dict[str, str], bytes]:

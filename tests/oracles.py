@@ -241,8 +241,8 @@ MEMBERS: Mapping[str, type | tuple[type, ...]] = {
 # What vLLM adds for itself; no client expects it.
 FOREIGN = ("kv_transfer_params", "ec_transfer_params", "input_messages", "output_messages")
 
-# Codes of `response.error` beside those that the SDK lists: Codex knows this one by name.
-EXTRA_ERROR_CODES = ("context_length_exceeded",)
+# Codes of `response.error` beside those that the SDK lists: clients know them by name.
+EXTRA_ERROR_CODES = ("context_length_exceeded", "insufficient_quota", "budget_exceeded")
 
 # What a response says when the request was silent.
 DEFAULTS: Json = {
@@ -305,7 +305,11 @@ def _check_status(response: Json) -> None:
     )
     for key, owner in (("completed_at", "completed"), ("incomplete_details", "incomplete")):
         shown = {"status": status, key: response[key]}
-        require((response[key] is not None) == (status == owner), f"`{key}` is set when {owner}", shown)
+        # What cut a response off before it failed may be said too.
+        also = key == "incomplete_details" and status == "failed" and response[key] is not None
+        require(
+            also or (response[key] is not None) == (status == owner), f"`{key}` is set when {owner}", shown
+        )
     if status in ("queued", "in_progress"):
         require(response["usage"] is None, "usage is null until the end", response["usage"])
     if status == "completed":
@@ -663,7 +667,9 @@ class Stream:
             require(all(each.done for each in self.items), "an item is done before the next one is added")
         check_item(item)
         require(item["id"] not in [each.added["id"] for each in self.items], "an item's id is its own", item)
-        require(item.get("status", "in_progress") == "in_progress", "an added item is in progress", item)
+        # Outputs are whole when they are added.
+        statuses = STATUSES if item["type"].endswith("_output") else ("in_progress",)
+        require(item.get("status", "in_progress") in statuses, "an added item is in progress", item)
         for key in ("content", "summary", "arguments", "input"):
             known = item["type"] in REQUIRED
             require(not (known and item.get(key)), f"an added item has an empty `{key}`", item)

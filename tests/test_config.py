@@ -261,12 +261,12 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "llm_api_base": ("https://host", "https://host"),
     "db_url": ("sqlite://x.db", "sqlite://x.db"),
     "cors_allowed_origins": ("https://a.example,*", ("https://a.example", "*")),
-    "allowed_hosts": ("a.example, b.example", ("a.example", "b.example")),
-    "bridge_silence": ("false", False),
+    "allowed_hosts": ("gateway.example, localhost", ("gateway.example", "localhost")),
     "client_auth": ("replace", "replace"),
     "on_disconnect": ("finish", "finish"),
     "strict_parameters": ("true", True),
     "list_endpoints": ("1", True),
+    "bridge_silence": ("false", False),
     "host": ("::1", "::1"),
     "openai_api_key": ("null", "null"),
 }
@@ -300,6 +300,14 @@ def test_a_variable_of_our_own_wins_over_an_older_name() -> None:
 def test_a_variable_that_can_t_be_read_is_named(variable: str, text: str) -> None:
     with pytest.raises(ConfigError, match=f"^{variable} must be .*, not '{text}'$"):
         Config.from_env({variable: text})
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_variable_that_is_not_utf_8_is_one_line(name: str) -> None:
+    variable = SETTINGS[name].variable
+    with pytest.raises(ConfigError, match=f"{variable}|{name}") as caught:
+        Config.from_env({variable: "\udcff"})
+    assert str(caught.value).isprintable()
 
 
 def test_a_value_that_can_t_be_used_is_named_with_its_variable() -> None:
@@ -412,6 +420,11 @@ def test_what_a_program_gives_is_known_as_that() -> None:
         ("[server]\nport = 1", "unknown key 'server'"),
         ("port = ", "is not TOML"),
         ('port = "many"', "port in .* must be a number, not 'many'"),
+        pytest.param(f"port = {'9' * 5000}", "is not TOML", id="a number of 5000 digits"),
+        (f"turn_timeout = {'9' * 400}", "turn_timeout"),
+        ("max_connections = -1e999", "max_connections"),
+        ("port = 1979-05-27", "port in .* must be a number"),
+        ('"a\\nb" = 1', r"unknown key 'a\\nb'"),
         ("port = [1]", "port in .* must be a number"),
         ("port = 65536", r"port must be from 0 to 65535, not 65536 \(set by .*gateway.toml\)"),
         ("host = 5", "host in .* must be text, not int"),

@@ -1,4 +1,4 @@
-"""Plain sockets: what is read, what is sent, and what ends a wait."""
+"""Streams: what is read, what is sent, and what ends a wait."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from agentic_trio.net import direct
 from agentic_trio.net.deadlines import open_deadlines
-from agentic_trio.net.streams import READS_BEFORE_YIELD, DirectStream, open_direct_stream
+from agentic_trio.net.direct import SLICE, DirectStream, open_direct_stream
+from agentic_trio.net.streams import WRITE_PIECE, AdaptedStream, send_within
 
 MUCH = bytes(range(256)) * 4096
 """More than the sockets' buffers hold."""
@@ -182,14 +184,17 @@ async def test_an_interruption_without_a_read_ends_none(stream, peer, autojump_c
     assert not stream.interrupted
 
 
-async def test_an_interruption_while_a_read_lets_others_run_ends_it(stream, peer):
-    await peer.send_all(b"x" * (READS_BEFORE_YIELD - 1))
-    for _ in range(READS_BEFORE_YIELD - 1):
-        await stream.receive_some(1)
-    yields = Yields(lambda: yields.count == 1 and stream.interrupt())
-    with trio.fail_after(5), pytest.raises(trio.TooSlowError):
-        await stream.receive_some()
-    assert yields.count == 1
+async def test_nothing_is_lost_when_a_read_that_lets_others_run_is_interrupted_or_cancelled(
+    stream, peer, ticking
+):
+    for end in (stream.interrupt, lambda: scope.cancel()):
+        await peer.send_all(b"xy")
+        ticking(SLICE)
+        with trio.fail_after(5), trio.CancelScope() as scope:
+            yields = Yields(end)
+            assert await stream.receive_some(1) == b"x"
+            assert yields.count == 1
+        assert await stream.receive_some(1) == b"y"
 
 
 @pytest.mark.parametrize("within", [math.inf, 1000])
@@ -265,27 +270,51 @@ async def test_a_cancelled_call_notices_it_though_it_needs_no_wait(stream, peer)
     assert await peer.receive_some() == b""
 
 
-async def test_reads_in_a_row_let_others_run_now_and_then(stream, peer):
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock of which tests say how far it goes on."""
+    now = 0.0
+
+    def tick(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(direct, "perf_counter", lambda: now)
+    return tick
+
+
+async def test_reads_in_a_row_let_others_run_after_a_while(ticking, stream, peer):
     await peer.send_all(b"x" * 100)
     yields = Yields()
     yielded = []
-    for _ in range(3 * READS_BEFORE_YIELD):
+    for _ in range(12):
+        ticking(SLICE * 0.3)
         await stream.receive_some(1)
         yielded.append(yields.count)
-    assert yielded == [count // READS_BEFORE_YIELD for count in range(1, 3 * READS_BEFORE_YIELD + 1)]
+    assert yielded == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
 
 
-async def test_a_read_that_waited_has_let_others_run(stream, peer):
+async def test_reads_in_a_row_that_take_no_time_let_nobody_run(ticking, stream, peer):
+    await peer.send_all(b"x" * 100)
+    yields = Yields()
+    await read_all(stream, 100, piece=1)
+    assert yields.count == 0
+
+
+async def test_a_read_that_waited_has_let_others_run(ticking, stream, peer):
+    ticking(SLICE * 0.9)
     async with trio.open_nursery() as nursery:
-        await peer.send_all(b"xxx")
-        await read_all(stream, 3, piece=1)
         nursery.start_soon(stream.receive_some)
         await wait_all_tasks_blocked()
         await peer.send_all(b"x")
     await peer.send_all(b"x" * 100)
     yields = Yields()
-    await read_all(stream, READS_BEFORE_YIELD - 1, piece=1)
+    ticking(SLICE * 0.9)
+    await stream.receive_some(1)
     assert yields.count == 0
+    ticking(SLICE * 0.1)
+    await stream.receive_some(1)
+    assert yields.count == 1
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -359,33 +388,33 @@ async def test_the_sending_side_can_be_closed_alone(stream, peer):
     assert await stream.receive_some() == b"abc"
 
 
-async def test_a_connection_is_quiet_while_it_is_open_and_nothing_has_come(stream, peer):
-    assert stream.is_quiet()
+async def test_a_connection_is_not_readable_while_it_is_open_and_nothing_has_come(stream, peer):
+    assert not stream.is_readable()
     await stream.send_all(b"abc")
-    assert stream.is_quiet()
+    assert not stream.is_readable()
 
 
-async def test_a_connection_on_which_something_came_is_not_quiet(stream, peer):
+async def test_a_connection_on_which_something_came_is_readable(stream, peer):
     await peer.send_all(b"x")
-    assert not stream.is_quiet()
-    # What has come is lost.
-    assert stream.is_quiet()
+    assert stream.is_readable()
+    assert await stream.receive_some() == b"x"
+    assert not stream.is_readable()
 
 
-async def test_a_connection_whose_peer_has_ended_is_not_quiet(stream, peer):
+async def test_a_connection_whose_peer_has_ended_is_readable(stream, peer):
     await peer.send_eof()
-    assert not stream.is_quiet()
+    assert stream.is_readable()
 
 
-async def test_a_broken_connection_is_not_quiet(stream, peer):
+async def test_a_broken_connection_is_readable(stream, peer):
     await stream.send_all(b"never read")
     await peer.aclose()
-    assert not stream.is_quiet()
+    assert stream.is_readable()
 
 
-async def test_a_closed_connection_is_not_quiet(stream):
+async def test_a_closed_connection_is_readable(stream):
     await stream.aclose()
-    assert not stream.is_quiet()
+    assert stream.is_readable()
 
 
 async def test_one_task_reads_while_another_writes(stream, peer):
@@ -430,3 +459,116 @@ async def test_a_refused_connection_is_an_os_error(deadlines):
         await unused.bind(("127.0.0.1", 0))
         with pytest.raises(OSError, match="connect"):
             await open_direct_stream("127.0.0.1", unused.getsockname()[1], deadlines=deadlines)
+
+
+# What both kinds of stream do.
+
+
+@pytest.fixture(params=["direct", "adapted"])
+async def either(request, deadlines):
+    near, far = trio.socket.socketpair()
+    for end in (near, far):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    inner = trio.SocketStream(near)
+    stream = DirectStream(inner, deadlines) if request.param == "direct" else AdaptedStream(inner)
+    async with stream, trio.SocketStream(far) as peer:
+        yield stream, peer
+
+
+async def test_either_stream_bounds_a_read_and_loses_nothing(either, autojump_clock):
+    stream, peer = either
+    for patient in (False, True):
+        await expect(trio.TooSlowError, partial(stream.receive_some, within=3, patient=patient))
+    await peer.send_all(b"abc")
+    assert await stream.receive_some(2) == b"ab"
+    assert await stream.receive_some(within=3) == b"c"
+
+
+async def test_either_stream_ends_an_interrupted_read_and_goes_on(either):
+    stream, peer = either
+    stream.interrupt()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect, trio.TooSlowError, stream.receive_some)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        stream.interrupt()
+        assert stream.interrupted
+    await peer.send_all(b"abc")
+    assert await stream.receive_some() == b"abc"
+    assert not stream.interrupted
+
+
+async def test_either_stream_says_what_waits_to_be_read(either):
+    stream, peer = either
+    assert not stream.is_readable()
+    await peer.send_all(b"x")
+    assert stream.is_readable()
+    assert await stream.receive_some() == b"x"
+    assert not stream.is_readable()
+    await peer.send_eof()
+    assert stream.is_readable()
+
+
+async def test_either_stream_sends_all_while_the_peer_reads_each_piece_in_time(either, autojump_clock):
+    stream, peer = either
+    received = b""
+
+    async def read_slowly():
+        nonlocal received
+        while len(received) < len(MUCH):
+            await trio.sleep(2)
+            received += await read_all(peer, min(WRITE_PIECE, len(MUCH) - len(received)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_slowly)
+        await send_within(stream, MUCH, 3)
+    assert received == MUCH
+
+
+async def test_either_stream_gives_up_on_a_peer_that_does_not_read(either, autojump_clock):
+    stream, _ = either
+    start = trio.current_time()
+    await expect(trio.TooSlowError, partial(send_within, stream, MUCH, 3))
+    assert trio.current_time() - start <= 3 * (1 + len(MUCH) // WRITE_PIECE)
+
+
+async def test_either_stream_notices_a_cancelled_send(either):
+    stream, peer = either
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await send_within(stream, b"never sent", 3)
+    assert scope.cancelled_caught
+    await stream.send_eof()
+    assert await peer.receive_some() == b""
+
+
+async def test_either_stream_can_close_as_a_reset(deadlines, nursery):
+    for kind in (AdaptedStream, partial(DirectStream, deadlines=deadlines)):
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listeners[0] as listener:
+            peer = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+            stream = kind(await listener.accept())
+        async with peer:
+            stream.reset_on_close()
+            await stream.aclose()
+            await expect(trio.BrokenResourceError, peer.receive_some)
+
+
+async def test_a_stream_that_can_not_close_one_side_stays_open():
+    near, far = trio.testing.memory_stream_pair()
+    stream = AdaptedStream(OneSided(near))
+    await stream.send_eof()
+    await stream.send_all(b"abc")
+    assert await far.receive_some() == b"abc"
+
+
+class OneSided(trio.abc.Stream):
+    """A stream that closes both sides at once, as TLS does."""
+
+    def __init__(self, stream):
+        self.send_all = stream.send_all
+        self.receive_some = stream.receive_some
+        self.aclose = stream.aclose
+        self.wait_send_all_might_not_block = stream.wait_send_all_might_not_block
+
+    send_all = receive_some = aclose = wait_send_all_might_not_block = None

@@ -37,9 +37,14 @@ LIMITS = "Limits"
 API = "API"
 
 
+def parse_names(text: str) -> tuple[str, ...]:
+    """A comma-separated list."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def parse_origins(text: str) -> tuple[str, ...]:
     """A comma-separated list of origins."""
-    return tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
+    return tuple(origin.rstrip("/") for origin in parse_names(text))
 
 
 def _check_base(base: str) -> str | None:
@@ -73,6 +78,13 @@ def _check_key(key: str | None) -> str | None:
     if key is None or (key.isascii() and key.isprintable() and key == key.strip()):
         return None
     return "has characters that no HTTP header can carry"
+
+
+def _check_names(names: tuple[str, ...]) -> str | None:
+    # They are compared with what a header says.
+    if all(each.isascii() and each.isprintable() and " " not in each for each in names):
+        return None
+    return "must be names in ASCII without spaces, separated by commas"
 
 
 def _check_database(url: str) -> str | None:
@@ -182,6 +194,7 @@ class Config:
         aliases=("CORS_ALLOWED_ORIGINS",),
         unit="origins",
         parse=parse_origins,
+        check=_check_names,
         help="the origins whose pages may call, separated by commas; * is any",
         more="In a file it can be an array too.",
     )
@@ -190,7 +203,8 @@ class Config:
         "--allowed-hosts",
         group=LISTENING,
         unit="hosts",
-        parse=parse_origins,
+        parse=parse_names,
+        check=_check_names,
         help="the names by which clients may call, separated by commas",
         more="A gateway on loopback takes loopback's own names too, and refuses every other `Host`: a page "
         "could make its name resolve there. Elsewhere every name is taken unless some are given.",

@@ -39,6 +39,9 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
 _METADATA = "setting"
 
+_UNREADABLE = (msgspec.ValidationError, UnicodeEncodeError)
+"""A variable or an argument that is not UTF-8 is a text of surrogates, which msgspec can't take."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -130,7 +133,7 @@ class Setting:
             given = given.strip()
         try:
             return msgspec.convert(given, self.type, strict=False)
-        except msgspec.ValidationError:
+        except _UNREADABLE:
             raise ConfigError(f"{label} {self._mismatch(given)}") from None
 
     def _parsed(self, given: Any, label: str) -> Any:
@@ -145,7 +148,7 @@ class Setting:
         """What is wrong with a value, in one line that begins with the name; None if nothing is."""
         try:
             msgspec.convert(value, self.type)
-        except msgspec.ValidationError:
+        except _UNREADABLE:
             wrong: str | None = self._mismatch(value)
         else:
             wrong = self._out_of_bounds(value) or (self.check and self.check(value))
@@ -168,17 +171,17 @@ class Setting:
         return f"must be {kind}, not {value!r}"
 
     def _out_of_bounds(self, value: Any) -> str | None:
-        if self.above is not None and not (math.isfinite(value) and value > self.above):
+        # Compared with infinity, as NaN and integers too large for a float must pass through here.
+        if self.above is not None and not self.above < value < math.inf:
             return f"must be more than {self.above:g}, not {value}"
-        if self.at_least is None:
-            return None
-        if math.isfinite(value) and self.at_least <= value <= (
-            math.inf if self.at_most is None else self.at_most
-        ):
+        if self.at_least is None or (self.at_least <= value < math.inf and not self._too_large(value)):
             return None
         if self.at_most is None:
             return f"must be {self.at_least:g} or more, not {value}"
         return f"must be from {self.at_least:g} to {self.at_most:g}, not {value}"
+
+    def _too_large(self, value: float) -> bool:
+        return self.at_most is not None and value > self.at_most
 
 
 def setting(
@@ -279,7 +282,7 @@ def read_file(settings: Mapping[str, Setting], path: str) -> dict[str, Found]:
     file = f"the configuration file {printable(path)}"
     try:
         values = tomllib.loads(_text_of(path, file))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{file} is not TOML: {' '.join(str(error).split())}") from None
     for key in values:
         if key not in settings:

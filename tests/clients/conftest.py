@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .harness import Served, serve_in_thread
-from .install import installed
+from .install import install, installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +63,6 @@ def served(_served: Served) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def npm() -> None:
-    """The npm clients are there."""
+    """The npm clients are there: they are installed before the first test that asks for one."""
     if not installed():
-        pytest.skip("not installed: python -m tests.clients.install")
+        install()

@@ -168,6 +168,41 @@ async def test_unknown_response_is_raised_bare(gateway: Gateway) -> None:
         await gateway.get_response("resp_nope")
 
 
+async def test_a_group_of_the_program_s_own_leaves_open_gateway_as_it_is(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    mine = ExceptionGroup("mine", [KeyError("a"), ExceptionGroup("inner", [ValueError("b")])])
+    with pytest.raises(ExceptionGroup) as raised:
+        async with open_gateway(config(upstream, tmp_path)):
+            raise mine
+    assert raised.value is mine
+
+
+async def test_a_gateway_whose_block_is_over_says_so(upstream: FakeUpstream, tmp_path: Path) -> None:
+    async with open_gateway(config(upstream, tmp_path)) as gateway:
+        pass
+    for call in (
+        lambda: gateway.create_response(ASK),
+        lambda: gateway.create_conversation(),
+        lambda: gateway.get_response("resp_1"),
+        lambda: gateway.get_conversation("conv_1"),
+        lambda: gateway.stream_response(ASK).__aenter__(),
+    ):
+        with pytest.raises(RuntimeError, match="the gateway is closed"):
+            await call()
+    assert not upstream.requests
+
+
+def test_another_event_loop_is_refused_by_name(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with open_gateway(Config(db_url=f"sqlite://{tmp_path / 'x.db'}")):
+            pytest.fail("it opened")
+
+    with pytest.raises(RuntimeError, match="needs Trio"):
+        anyio.run(use, backend="asyncio")
+    assert not (tmp_path / "x.db").exists()
+
+
 async def test_error_of_the_program_leaves_open_gateway_bare(upstream: FakeUpstream, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with open_gateway(config(upstream, tmp_path)):

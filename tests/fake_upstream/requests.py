@@ -40,7 +40,11 @@ class Recorded:
         named = [key for key in STATE_KEYS if body.get(key) is not None]
         if body.get("store") is not False:
             named.append("store")
-        named += ["item_reference" for item in self.items if item.get("type") == "item_reference"]
+        named += [
+            "item_reference"
+            for item in self.items
+            if isinstance(item, dict) and item.get("type") == "item_reference"
+        ]
         return named
 
 
@@ -51,13 +55,17 @@ def text_of(item: dict[str, Any]) -> str:
     """The text of a message or of a tool's output."""
     content = item.get("content", item.get("output", ""))
     if isinstance(content, list):
-        return "".join(str(part.get("text", part.get("refusal", ""))) for part in content)
+        return "".join(
+            str(part.get("text", part.get("refusal", ""))) for part in content if isinstance(part, dict)
+        )
     return content if isinstance(content, str) else ""
 
 
 def last_text(items: list[dict[str, Any]]) -> str:
     """The text of the last item that is a user's message or a tool's output."""
     for item in reversed(items):
+        if not isinstance(item, dict):
+            continue
         if item.get("role") == "user" or str(item.get("type")).endswith("call_output"):
             return text_of(item)
     return ""

@@ -85,5 +85,11 @@ def _validate_item(item: Any) -> None:
             400, "Encrypted content is not supported. (parameter=input)", "BadRequestError", "input"
         )
     parts = item.get("content")
-    if kind == "message" and isinstance(parts, list) and parts and parts[0].get("type") == "refusal":
+    if (
+        kind == "message"
+        and isinstance(parts, list)
+        and parts
+        and isinstance(parts[0], dict)
+        and parts[0].get("type") == "refusal"
+    ):
         raise Refused(500, "'ResponseOutputRefusal' object has no attribute 'text'", "InternalServerError")

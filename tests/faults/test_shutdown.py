@@ -130,7 +130,7 @@ async def test_what_runs_may_finish_and_nothing_new_begins(database: Path, spawn
         await refuses_connections(process)
 
         assert await rest(idle) == b""
-        await ready.stream.send_all(b"t: x\r\n\r\n")
+        await ready.stream.send_all(b"t: localhost\r\n\r\n")
         answer = await rest(ready)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nconnection: close\r\n" in answer

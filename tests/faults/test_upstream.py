@@ -284,6 +284,16 @@ async def test_an_answer_to_a_stream_that_is_no_stream_is_an_error(database: Pat
         assert fault.says in check_error(502, answer.content, code="upstream_error")["message"]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_error_in_an_answer_with_status_200_keeps_its_words(database: Path, stream: bool) -> None:
+    script = Script(body='{"error": {"message": "boom", "code": 429}}', content_type="application/json")
+    async with open_file_world(database, script) as world:
+        answer = await world.post("/v1/responses", {"model": MODEL, "input": "hi", "stream": stream})
+        ledger.fault()
+        error = check_error(429, answer.content, code="rate_limit_exceeded")
+        assert (answer.status_code, error["message"]) == (429, "boom")
+
+
 @pytest.mark.parametrize("kind", ["stream", "whole", "background"])
 async def test_a_model_server_that_dies_and_comes_back_is_used_again(database: Path, kind: str) -> None:
     body = {"model": MODEL, "input": "hi", "stream": kind == "stream", "background": kind == "background"}

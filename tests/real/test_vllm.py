@@ -6,8 +6,10 @@ The model may be random: what is asserted is shape, order, state and counts, nev
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -160,3 +162,22 @@ async def test_a_context_that_is_too_long_is_named_so_or_truncated(gateway, mode
     assert refused.code == "context_length_exceeded"
     answer = await gateway.create_response({**request, "previous_response_id": id, "truncation": "auto"})
     assert answer["status"] in ("completed", "incomplete")
+
+
+async def test_items_of_every_type_are_sent_in_a_form_that_it_takes(client, model):
+    cases = json.loads((Path(__file__).parents[1] / "data" / "rendering.json").read_text())
+    stored = [json.loads(item) for case in cases for item in case["stored"] if '"dream"' not in item]
+    question = {"role": "user", "content": "Go on."}
+    body = {"model": model, "input": [question, *stored, question], "max_output_tokens": 16}
+    answer = await client.post("/v1/responses", json=body)
+    assert answer.status_code == 200, answer.text
+    again = await client.post(
+        "/v1/responses",
+        json={
+            "model": model,
+            "input": "And now?",
+            "previous_response_id": answer.json()["id"],
+            "max_output_tokens": 16,
+        },
+    )
+    assert again.status_code == 200, again.text

@@ -1,4 +1,4 @@
-"""All pages: their links lead somewhere, their lines are of one width, and each decision is in the index."""
+"""All pages: what they name is there, their lines are of one width, and each decision is in the index."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.test_architecture import IMPORTS, LAYERS, PACKAGE
 
 from .programs import ROOT
 
@@ -22,6 +24,25 @@ def test_a_link_leads_to_a_file_that_is_there(page: Path) -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
     missing = [link for link in links if not page.parent.joinpath(link).exists()]
     assert not missing
+
+
+@pages
+def test_a_file_that_is_named_is_there(page: Path) -> None:
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", page.read_text())
+    missing = [name for name in named if not any((place / name).exists() for place in (ROOT, PACKAGE))]
+    assert not missing
+
+
+def test_the_drawing_of_the_packages_has_their_imports() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    drawn = {
+        (source, target)
+        for source, targets in re.findall(r"^ *(\w+) --> (.+)$", text, re.MULTILINE)
+        for target in targets.split(" & ")
+    }
+    names = {name for layer in LAYERS[1:] for name in layer} - {"__main__"}
+    imports = {(each.layer, each.below) for each in IMPORTS if each.ours and each.layer != each.below}
+    assert drawn == {(source, target) for source, target in imports if {source, target} <= names}
 
 
 @pages

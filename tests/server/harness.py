@@ -1,19 +1,19 @@
 """Servers on real loopback sockets, and a client that checks every response with h11."""
 
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 from hypercorn.config import Config
-from hypercorn.utils import wrap_app
 
-from agentic_trio.server.fallback import BoundedTCPServer
+from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.limits import ConnectionLimits
-from agentic_trio.server.listen import serve_asgi
-from agentic_trio.server.worker import ServerContext
 from tests.http_client import PATIENCE, Connection
+from tests.sockets import reset_on_close
 
 
 def make_config(**settings: Any) -> Config:
@@ -36,6 +36,10 @@ class Response:
 class Client(Connection):
     """One connection; requests are raw bytes, responses must be valid for h11."""
 
+    def __init__(self, stream: Any, tcp: trio.SocketStream) -> None:
+        super().__init__(stream)
+        self.tcp = tcp
+
     async def response(self, method: str = "GET", patience: float = PATIENCE) -> Response:
         """The next response, whole. Raises h11.RemoteProtocolError if it is cut short."""
         reader = await self.read_response(method, patience)
@@ -46,27 +50,35 @@ class Client(Connection):
         await self.send(data)
         return await self.response(method)
 
+    async def reset(self) -> None:
+        reset_on_close(self.tcp)
+        await self.stream.aclose()
+
+    async def half_close(self) -> None:
+        await self.tcp.send_eof()
+
 
 @dataclass
 class Server:
-    """Starts servers in the test's nursery, and clients to the last one started."""
+    """Starts servers in the test's nursery, and clients to the last one started.
+
+    ``certificate`` is a file; its key's name ends in ``.key``. Without one, there is no TLS.
+    """
 
     nursery: trio.Nursery
-    kind: str = "ours"
+    certificate: Path | None = None
     port: int = 0
     clients: list[Client] = field(default_factory=list)
     stop: trio.Event = field(default_factory=trio.Event)
     stopped: trio.Event = field(default_factory=trio.Event)
 
     async def start(self, app: Any, limits: ConnectionLimits | None = None, **settings: Any) -> None:
+        if self.certificate is not None:
+            settings |= {"certfile": str(self.certificate), "keyfile": f"{self.certificate}.key"}
         limits = limits or ConnectionLimits()
-        config = make_config(**settings)
-        if self.kind == "stock":
-            self.port = await self.nursery.start(_serve_stock, app, config, limits)
-        else:
-            run = partial(serve_asgi, limits=limits, shutdown_trigger=self.stop.wait)
-            urls = await self.nursery.start(self._run, partial(run, app, config))
-            self.port = int(urls[0].rsplit(":", 1)[1])
+        run = partial(serve_asgi, limits=limits, shutdown_trigger=self.stop.wait)
+        urls = await self.nursery.start(self._run, partial(run, app, make_config(**settings)))
+        self.port = int(urls[0].rsplit(":", 1)[1])
 
     async def _run(
         self, serve: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[list[str]]
@@ -74,26 +86,19 @@ class Server:
         await serve(task_status=task_status)
         self.stopped.set()
 
-    async def connect(self) -> Client:
-        client = Client(await trio.open_tcp_stream("127.0.0.1", self.port))
+    async def connect(self, **tls: Any) -> Client:
+        """A client. ``tls`` are options of its TLS."""
+        stream: Any = await trio.open_tcp_stream("127.0.0.1", self.port)
+        client = Client(stream, stream)
+        if self.certificate is not None:
+            context = ssl.create_default_context(cafile=str(self.certificate))
+            context.set_alpn_protocols(tls.get("protocols", []))
+            client.stream = trio.SSLStream(
+                stream, context, server_hostname="localhost", https_compatible=True
+            )
         self.clients.append(client)
         return client
 
     def close_clients(self) -> None:
         for client in self.clients:
-            client.stream.socket.close()
-
-
-async def _serve_stock(
-    app: Any, config: Config, limits: ConnectionLimits, task_status: trio.TaskStatus[int]
-) -> None:
-    config.include_server_header = False
-    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
-    context = ServerContext(config)
-
-    async def handle(stream: trio.SocketStream) -> None:
-        await BoundedTCPServer(wrapped, config, context, {}, stream, limits=limits)
-
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(trio.serve_tcp, handle, 0)
-        task_status.started(listeners[0].socket.getsockname()[1])
+            client.tcp.socket.close()

@@ -1,10 +1,15 @@
-"""What both connection classes do alike."""
+"""HTTP/1.1 between a client and an app, without and with TLS."""
 
 import json
 import logging
+from typing import Any
 
 import h11
 import pytest
+import trio
+
+from agentic_trio.errors import UpstreamError
+from agentic_trio.server.connection import HTTPConnection
 
 from .app import BIG, App
 from .harness import Client, Server
@@ -28,13 +33,13 @@ async def test_scope_has_what_hypercorn_puts_there(server: Server, app: App) -> 
     client = await server.connect()
     request = b"GET /scope?q=%41 HTTP/1.1\r\nHost: h\r\nX-Name: a\r\nX-Name: b\r\n\r\n"
     scope = json.loads((await client.request(request)).body)
-    address = client.stream.socket.getsockname()
+    address = client.tcp.socket.getsockname()
     assert scope == {
         "type": "http",
         "http_version": "1.1",
         "asgi": {"spec_version": "2.1", "version": "3.0"},
         "method": "GET",
-        "scheme": "http",
+        "scheme": "http" if server.certificate is None else "https",
         "path": "/scope",
         "raw_path": "/scope",
         "query_string": "q=%41",
@@ -169,6 +174,79 @@ async def test_cut_response_has_no_clean_end(client: Client, path: bytes) -> Non
     await client.send(GET.replace(b"/scope", path))
     with pytest.raises(h11.RemoteProtocolError, match=r"without sending complete|incomplete"):
         await client.response()
+
+
+FAILURES = {
+    "/fail": ("POST /fail: the app failed", "before the response"),
+    "/fail-late": ("POST /fail-late: the app failed", "after the response began"),
+    "/silent": ("POST /silent: the app returned without a response", ""),
+}
+
+
+async def test_response_that_is_cut_short_is_logged(
+    server: Server, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    await server.start(app)
+    client = await server.connect()
+    await client.send(POST.replace(b"/echo", b"/stop-early"))
+    await client.read_to_close()
+    [record] = caplog.records
+    assert (record.levelname, record.getMessage()) == (
+        "WARNING",
+        "POST /stop-early: the response is cut short",
+    )
+
+
+async def test_expected_failure_after_the_head_is_one_line_of_the_log(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def breaks_off(scope: Any, receive: Any, send: Any) -> None:
+        async with trio.open_nursery():
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"part", "more_body": True})
+            raise UpstreamError("The model server broke off its answer.")
+
+    await server.start(breaks_off)
+    client = await server.connect()
+    await client.send(GET)
+    await client.read_to_close()
+    [record] = caplog.records
+    assert record.getMessage() == "GET /scope: The model server broke off its answer."
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+
+
+@pytest.mark.parametrize("path", FAILURES)
+async def test_failure_of_the_app_is_logged_without_its_query(
+    server: Server, app: App, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    message, error = FAILURES[path]
+    await server.start(app)
+    client = await server.connect()
+    await client.send(POST.replace(b"/echo", path.encode() + b"?key=secret"))
+    await client.read_to_close()
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("agentic_trio.server.application", "ERROR")
+    assert record.getMessage() == message
+    assert error in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_failure_of_the_server_is_logged_and_ends_one_connection(
+    ours: Server, app: App, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.start(app)
+    broken, sound = await ours.connect(), await ours.connect()
+    with monkeypatch.context() as patched:
+        patched.setattr(HTTPConnection, "_after", lambda self, exchange: 1 / 0)
+        await broken.send(GET)
+        await broken.read_to_close()
+        with trio.fail_after(5):
+            while not caplog.records:
+                await trio.lowlevel.checkpoint()
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("agentic_trio.server.asgi_server", "ERROR")
+    assert "ZeroDivisionError" in caplog.text
+    assert (await sound.request(GET)).status == 200
 
 
 async def test_server_names_are_enforced(server: Server, app: App) -> None:

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from agentic_trio.server.connection import NEWCOMER_GRACE
 from agentic_trio.server.limits import ConnectionLimits
 
 from .app import App
@@ -49,7 +50,7 @@ async def test_disconnect_reaches_the_app(server: Server, app: App, how: str) ->
     elif how == "fin":
         await client.stream.aclose()
     else:
-        await client.stream.send_eof()
+        await client.tcp.send_eof()
     await app.has_seen("disconnect")
 
 
@@ -159,8 +160,11 @@ async def test_blank_line_behind_a_body_leaves_the_connection_idle(
 async def test_request_that_comes_as_the_idle_time_ends_is_served(ours: Server, app: App) -> None:
     await ours.start(app, keep_alive_timeout=0.05)
     for _ in range(20):
+        began = trio.current_time()
         client = await ours.connect()
         await trio.sleep(0.01)
+        if trio.current_time() - began > 0.04:
+            continue  # a busy machine: the idle time may be over already
         # Nobody else has a turn until both are so.
         os.write(client.stream.socket.fileno(), GET)
         time.sleep(0.06)  # noqa: ASYNC251
@@ -229,18 +233,10 @@ async def test_refusal_before_the_body_is_read_reaches_the_client(server: Server
 
         @nursery.start_soon
         async def upload() -> None:
-            # Over before all of it is sent if the server resets; ours takes it in.
-            try:
-                await client.send(b"y" * 8_000_000)
-            except trio.BrokenResourceError:
-                assert server.kind == "stock"
+            await client.send(b"y" * 8_000_000)
 
-        if server.kind == "ours":
-            response = await client.response("POST")
-            assert (response.status, response.headers[b"connection"]) == (413, b"close")
-        else:
-            assert b" 413 " in await client.read_until(b"\r\n\r\n")
-            nursery.cancel_scope.cancel()
+        response = await client.response("POST")
+        assert (response.status, response.headers[b"connection"]) == (413, b"close")
 
 
 async def test_small_unread_body_keeps_the_connection(ours: Server, app: App) -> None:
@@ -291,12 +287,44 @@ async def test_shutdown_closes_idle_connections_at_once(ours: Server, app: App, 
     clients = [await ours.connect() for _ in range(5)]
     for client in clients[1:]:
         assert (await client.request(POST, "POST")).body == b"hello"
+    await trio.sleep(NEWCOMER_GRACE)
     watch = Stopwatch()
     ours.stop.set()
     for client in clients:
         assert await client.is_closed()
     await ours.stopped.wait()
     assert watch.seconds < 1
+
+
+@pytest.mark.parametrize("sent", [b"", GET[:9]], ids=["nothing", "a beginning"])
+async def test_connection_accepted_as_a_shutdown_begins_is_served(
+    server: Server, app: App, jumping: MockClock, sent: bytes
+) -> None:
+    await server.start(app, graceful_timeout=1000)
+    client = await server.connect()
+    await client.send(sent)
+    # Over TLS a client begins with a handshake, which is no request.
+    await wait_all_tasks_blocked(0.01)
+    server.stop.set()
+    await wait_all_tasks_blocked(0.01)
+    await trio.sleep(NEWCOMER_GRACE / 2)
+    response = await client.request(GET[len(sent) :])
+    assert (response.status, response.headers[b"connection"]) == (200, b"close")
+    assert await client.is_closed()
+    await server.stopped.wait()
+
+
+async def test_connection_accepted_as_a_shutdown_begins_has_a_moment_only(
+    ours: Server, app: App, jumping: MockClock
+) -> None:
+    await ours.start(app, graceful_timeout=1000)
+    client = await ours.connect()
+    await trio.sleep(NEWCOMER_GRACE / 4)
+    watch = Stopwatch()
+    ours.stop.set()
+    assert await client.is_closed()
+    assert watch.seconds == pytest.approx(NEWCOMER_GRACE * 3 / 4, abs=0.1)
+    await ours.stopped.wait()
 
 
 async def test_shutdown_lets_requests_finish(ours: Server, app: App) -> None:

@@ -55,13 +55,6 @@ def quart(probe: Probe) -> QuartTrio:
         response.timeout = None
         return response
 
-    @app.websocket("/socket")
-    async def socket() -> None:
-        from quart import websocket
-
-        while True:
-            await websocket.send(await websocket.receive())
-
     return app
 
 
@@ -113,30 +106,3 @@ async def test_head_of_a_stream_is_out_before_its_first_event(
     await client.send(GET % b"/events")
     assert b"text/event-stream" in await client.read_until(b"\r\n\r\n")
     await probe.started.wait()
-
-
-@pytest.mark.parametrize("split", [False, True])
-async def test_websocket_is_handed_over(ours: Server, quart: QuartTrio, split: bool) -> None:
-    from wsproto import ConnectionType, WSConnection
-    from wsproto.events import AcceptConnection, Request, TextMessage
-
-    await ours.start(quart)
-    client = await ours.connect()
-    # An ordinary request first: the connection may have been used.
-    await client.request(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", "POST")
-    ws = WSConnection(ConnectionType.CLIENT)
-    handshake = ws.send(Request(host="x", target="/socket"))
-    middle = len(handshake) // 2 if split else len(handshake)
-    await client.send(handshake[:middle])
-    await client.send(handshake[middle:])
-
-    async def event() -> Any:
-        with trio.fail_after(5):
-            while True:
-                for found in ws.events():
-                    return found
-                ws.receive_data(await client.stream.receive_some())
-
-    assert isinstance(await event(), AcceptConnection)
-    await client.send(ws.send(TextMessage("hello")))
-    assert (await event()).data == "hello"

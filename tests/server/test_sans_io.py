@@ -1,13 +1,14 @@
 """The parts without I/O: any split of the bytes reads the same."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentic_trio.http1.request_body import ChunkedBody, LengthBody
-from agentic_trio.http1.request_head import HeadReader, RequestHead, SwitchToHTTP2
+from agentic_trio.http1.request_body import FREE_FRAMING, ChunkedBody, LengthBody
+from agentic_trio.http1.request_head import HeadReader, HTTP2Refused, RequestHead, RequestRefused
 from agentic_trio.http1.response_writer import ResponseWriter
 
 HEAD = b"POST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
@@ -24,8 +25,7 @@ def test_heads_read_the_same_however_they_arrive(cuts: list[int]) -> None:
     for piece in _split(HEAD + HEAD, cuts):
         buffer += piece
         while buffer and (found := reader.read(buffer)) is not None:
-            assert found[1] == HEAD
-            heads.append(found[0])
+            heads.append(found)
     expected = RequestHead(
         method="POST",
         target=b"/a?b",
@@ -41,16 +41,15 @@ def test_heads_read_the_same_however_they_arrive(cuts: list[int]) -> None:
     assert not buffer
 
 
-def test_preface_is_left_in_the_buffer() -> None:
+def test_preface_of_http_2_is_recognised() -> None:
     reader, buffer = HeadReader(max_bytes=32 * 1024, max_headers=100), bytearray()
     preface = b"PRI * HTTP/2.0\r\n\r\n"
     for byte in preface[:-1]:
         buffer.append(byte)
         assert reader.read(buffer) is None
     buffer += preface[-1:]
-    with pytest.raises(SwitchToHTTP2):
+    with pytest.raises(HTTP2Refused):
         reader.read(buffer)
-    assert buffer == preface
 
 
 def test_method_that_begins_like_the_preface_is_a_request() -> None:
@@ -61,7 +60,7 @@ def test_method_that_begins_like_the_preface_is_a_request() -> None:
     buffer += b"\n"
     found = reader.read(buffer)
     assert found is not None
-    assert found[0].method == "PROPFIND"
+    assert found.method == "PROPFIND"
 
 
 @given(
@@ -77,6 +76,37 @@ def test_chunks_read_the_same_however_they_arrive(chunks: list[bytes], cuts: lis
     assert body.complete
     buffer += b"next"
     assert (body.read(buffer), bytes(buffer)) == (b"", b"next")
+
+
+def _read_all(pieces: Iterable[bytes], data: bytearray) -> None:
+    body, buffer = ChunkedBody(), bytearray()
+    for piece in pieces:
+        buffer += piece
+        data += body.read(buffer)
+
+
+def _in_chunks(size: int, count: int) -> bytes:
+    return (b"%x\r\n%b\r\n" % (size, b"x" * size)) * count
+
+
+@pytest.mark.parametrize("step", [64, 65536])
+def test_chunks_that_are_mostly_framing_are_refused(step: int) -> None:
+    framed, data = _in_chunks(1, 200_000), bytearray()
+    with pytest.raises(RequestRefused, match="too small"):
+        _read_all((framed[start : start + step] for start in range(0, len(framed), step)), data)
+    assert len(data) <= FREE_FRAMING / 4
+
+
+def test_chunk_extensions_are_framing() -> None:
+    with pytest.raises(RequestRefused, match="too small"):
+        _read_all([b"1;" + b"e" * 1000 + b"\r\nx\r\n"] * 1000, bytearray())
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 10_000), (5, 100_000), (16, 100_000), (100_000, 20)])
+def test_chunks_of_a_client_that_writes_what_it_has_are_read(size: int, count: int) -> None:
+    body, buffer = ChunkedBody(), bytearray(_in_chunks(size, count) + b"0\r\n\r\n")
+    assert len(body.read(buffer)) == size * count
+    assert body.complete
 
 
 def test_length_body_leaves_the_next_request() -> None:

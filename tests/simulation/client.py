@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from tests.http_client import ResponseReader
+from tests.http_client import ResponseReader, request_bytes
 from tests.simulation.record import Json, Request
 
 if TYPE_CHECKING:
@@ -151,13 +151,14 @@ class Client:
         self._leave(request, end)
         scope.cancel()
 
+    def _wire(self, request: Request) -> bytes:
+        if request.body is None:
+            return request_bytes(request.method, request.target, request.headers, None)
+        headers = request.headers | {"content-type": "application/json"}
+        return request_bytes(request.method, request.target, headers, json.dumps(request.body).encode())
+
     async def _talk(self, request: Request, end: End, answer: ResponseReader, leave: Leave) -> None:
-        body = b"" if request.body is None else json.dumps(request.body).encode()
-        lines = [f"{request.method} {request.target} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in request.headers.items()]
-        if request.body is not None:
-            lines += ["content-type: application/json", f"content-length: {len(body)}"]
-        wire = "\r\n".join([*lines, "", ""]).encode() + body
+        wire = self._wire(request)
         if leave.how == "sending":
             await end.send_all(wire[: leave.count % len(wire)])
             self._leave(request, end)
@@ -269,7 +270,9 @@ class Client:
         if random.random() < 0.3:
             headers["x-on-disconnect"] = random.choice(("cancel", "finish"))
         if random.random() < 0.2:
-            headers["idempotency-key"] = f"key-{len(self.record.requests)}"
+            number = len(self.record.requests)
+            headers["idempotency-key"] = f"key-{number}"
+            headers["authorization"] = f"Bearer token-{number}"
         request = await self.send("POST", "/v1/responses", body, headers, self._some_leave())
         if "idempotency-key" in headers:
             known.keyed.append((headers["idempotency-key"], body, headers))
@@ -302,6 +305,10 @@ class Client:
         key, body, headers = self.random.choice(self.known.keyed[-3:])
         if self.random.random() < 0.15:
             body = {**body, "input": self._message()}
+        elif self.random.random() < 0.15:
+            # Another client, who chose the same key.
+            body = {**body, "input": self._message()}
+            headers = {**headers, "authorization": f"Bearer token-{len(self.record.requests)}"}
         await self.send("POST", "/v1/responses", body, {**headers}, self._some_leave())
         assert key
 

@@ -150,23 +150,23 @@ class Judge:
 
     def siblings(self, request: Request) -> list[Call]:
         """The calls of a request, and of its repeats: whichever came first has made the call."""
-        key = request.headers.get("idempotency-key")
+        key = request.key
         if key is None:
             return self.calls_of.get(request.id, [])
         return [
             call
             for each in self.creates
-            if each.headers.get("idempotency-key") == key and each.body == request.body
+            if each.key == key and each.body == request.body
             for call in self.calls_of.get(each.id, [])
         ]
 
     def origin(self, id: str) -> Request:
         """The request that asked for a response first: it may have been left unanswered."""
         request = self.made_by[id][0]
-        key = request.headers.get("idempotency-key")
+        key = request.key
         if key is None:
             return request
-        return next(each for each in self.creates if each.headers.get("idempotency-key") == key)
+        return next(each for each in self.creates if each.key == key)
 
     def crashed(self, first: int, last: int | None) -> bool:
         return any(first <= tick and (last is None or tick <= last) for tick in self.record.crashes)
@@ -193,7 +193,7 @@ class Judge:
             if request is None or request not in self.creates:
                 self.found("each call belongs to a request", where)
                 continue
-            token = f"Bearer token-{request.number}"
+            token = request.headers["authorization"]
             self.require(call.authorization == token, "a token stays in its request", where)
             self.require(call.closed is not None, "a call ends with its owner", f"{where} is open")
             self._lifetime(call, request, where)
@@ -204,7 +204,7 @@ class Judge:
 
     def _lifetime(self, call: Call, request: Request, where: str) -> None:
         body = request.body or {}
-        owned = not body.get("background") and "idempotency-key" not in request.headers
+        owned = not body.get("background") and request.key is None
         keeps = request.intent["policy"] == "finish" and body.get("store", True)
         if owned and not keeps and request.left and call.closed_at is not None:
             late = call.closed_at - (request.ended_at or 0.0)
@@ -356,7 +356,7 @@ class Judge:
         requests = self.made_by[id]
         body = requests[0].body or {}
         told = bool(self.requests_for(f"/v1/responses/{id}/cancel", "POST"))
-        owned = not body.get("background") and "idempotency-key" not in requests[0].headers
+        owned = not body.get("background") and requests[0].key is None
         left = owned and any(each.left or each.broken for each in requests)
         left = left and requests[0].intent["policy"] == "cancel"
         since = self.origin(id).began_at
@@ -448,17 +448,17 @@ class Judge:
                 Conversation(self, request).check()
 
     def _keys(self) -> None:
-        keys: dict[str, list[Request]] = {}
+        keys: dict[tuple[str, str], list[Request]] = {}
         for request in self.creates:
-            key = request.headers.get("idempotency-key")
+            key = request.key
             if key is not None:
                 keys.setdefault(key, []).append(request)
         for key, requests in keys.items():
             answered = [each for each in requests if seen_id(each) is not None]
             stored = [each for each in answered if (each.body or {}).get("store", True)]
-            self.require(len({seen_id(each) for each in stored}) <= 1, "one key, one response", key)
+            self.require(len({seen_id(each) for each in stored}) <= 1, "one key, one response", str(key))
             bodies = {json.dumps(each.body) for each in stored}
-            self.require(len(bodies) <= 1, "one key, one request", key)
+            self.require(len(bodies) <= 1, "one key, one request", str(key))
             if not (requests[0].body or {}).get("store", True):
                 continue
             calls = {call.number: call for each in requests for call in self.calls_of.get(each.id, [])}

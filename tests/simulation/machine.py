@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from contextlib import AsyncExitStack, contextmanager
+from random import Random
 from typing import TYPE_CHECKING, TypeVar
 from unittest.mock import patch
 
 import trio
 
+from agentic_trio.gateway import retries
 from agentic_trio.gateway.admission import Admission
 from agentic_trio.gateway.gateway import open_gateway_over
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.unrecorded import Unrecorded
-from agentic_trio.server import listen as server_listen
+from agentic_trio.server import asgi_server
 from agentic_trio.server import serve as server_serve
 from agentic_trio.server.serve import serve
 from agentic_trio.store import schema
@@ -29,7 +31,6 @@ from tests.simulation.streams import Listener, connection, no_disconnects, open_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from random import Random
 
     from hypercorn.config import Config as HypercornConfig
 
@@ -303,7 +304,7 @@ def release_app(gateway: Gateway) -> None:
     _free_apps.append(_apps.pop(gateway))
 
 
-def _open_listeners(config: HypercornConfig) -> tuple[list[Listener], list[str]]:
+def _open_listeners(config: HypercornConfig, deadlines: object) -> tuple[list[Listener], list[str]]:
     return [_listeners[config.bind[0]]], ["http://simulated"]
 
 
@@ -311,15 +312,9 @@ def _open_listeners(config: HypercornConfig) -> tuple[list[Listener], list[str]]
 def network_in_memory(*, disconnects: bool) -> Iterator[None]:
     """Let servers listen in memory. ``disconnects``: the system says when a client closes, without a read."""
     with (
-        # What the server puts around a socket, and asks epoll for.
-        patch.object(server_listen, "DirectStream", lambda stream, deadlines: stream, create=True),
-        patch.object(
-            server_listen,
-            "open_disconnects",
-            open_disconnects if disconnects else no_disconnects,
-            create=True,
-        ),
-        patch.object(server_listen, "_open_listeners", _open_listeners),
+        patch.object(asgi_server, "open_disconnects", open_disconnects if disconnects else no_disconnects),
+        patch.object(asgi_server, "open_listeners", _open_listeners),
         patch.object(server_serve, "create_app", take_app),
+        patch.object(retries, "random", Random(0).random),
     ):
         yield

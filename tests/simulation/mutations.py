@@ -12,8 +12,8 @@ from agentic_trio.gateway.responses import Responses
 from agentic_trio.store import responses as stored_turns
 from agentic_trio.store import sqlite, writer
 from agentic_trio.store.contract import ENDED
-from agentic_trio.upstream import client, transport
-from agentic_trio.web import responses, stream
+from agentic_trio.upstream import client, round_trip, transport
+from agentic_trio.web import responses, scope, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -101,10 +101,15 @@ def the_hold_is_ignored() -> list[Change]:
 
 @mutation
 def a_key_is_not_looked_up() -> list[Change]:
-    async def never(*args: Any) -> bool:
-        return False
+    async def never(*args: Any) -> None:
+        return None
 
     return [(Responses, "repeated", never)]
+
+
+@mutation
+def a_key_is_everybody_s() -> list[Change]:
+    return [(scope.RequestScope, "credentials", lambda self: [])]
 
 
 @mutation
@@ -129,7 +134,7 @@ def a_restart_recovers_nothing() -> list[Change]:
 
 @mutation
 def a_cancelled_call_stays_open() -> list[Change]:
-    return [(transport, "_close", _nothing)]
+    return [(module, "close_now", _nothing) for module in (round_trip, transport)]
 
 
 @mutation

@@ -44,6 +44,12 @@ class Request:
         return f"req-{self.number}"
 
     @property
+    def key(self) -> tuple[str, str] | None:
+        """Its idempotency key, and the credentials that the key belongs to."""
+        key = self.headers.get("idempotency-key")
+        return None if key is None else (key, self.headers["authorization"])
+
+    @property
     def path(self) -> str:
         return self.target.partition("?")[0]
 

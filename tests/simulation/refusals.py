@@ -171,13 +171,11 @@ def _id_in(request: Request) -> str:
 
 
 def _earlier_with_key(judge: Judge, request: Request) -> list[Request]:
-    key = request.headers["idempotency-key"]
+    key = request.key
     return [
         each
         for each in judge.creates
-        if each.headers.get("idempotency-key") == key
-        and each is not request
-        and each.began < (request.ended or 0)
+        if each.key == key and each is not request and each.began < (request.ended or 0)
     ]
 
 

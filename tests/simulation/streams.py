@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.net.disconnects import Peer
+from agentic_trio.net.streams import Stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -45,7 +46,7 @@ class Way:
         self.on_end()
 
 
-class End(trio.abc.HalfCloseableStream):
+class End(Stream):
     """One end of a connection. It is its own ``socket``, as far as a server looks at one."""
 
     family = socket.AF_INET
@@ -56,7 +57,6 @@ class End(trio.abc.HalfCloseableStream):
         self._random = random
         self._number = next(_numbers)
         self.closed = False
-        self.interrupted = False
         self._waiting = trio.CancelScope()
         self.on_close: Callable[[], None] = _nothing
         self.on_gone: Callable[[], None] = _nothing
@@ -104,7 +104,9 @@ class End(trio.abc.HalfCloseableStream):
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def receive_some(self, max_bytes: int | None = None, within: float = math.inf) -> bytes:
+    async def receive_some(
+        self, max_bytes: int | None = None, within: float = math.inf, *, patient: bool = False
+    ) -> bytes:
         self.interrupted = False
         with trio.CancelScope(deadline=trio.current_time() + within) as self._waiting:
             return await self._receive_some(max_bytes)
@@ -183,6 +185,8 @@ class Disconnects:
         self._lot = trio.lowlevel.ParkingLot()
 
     def add(self, descriptor: int) -> Peer:
+        if descriptor not in _open:
+            raise OSError("bad file descriptor")
         peer = self._peers[descriptor] = Peer()
         way = _open[descriptor]
         way.on_end = lambda: self._ended(descriptor)

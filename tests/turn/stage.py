@@ -21,7 +21,7 @@ from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.turn import Turn
 from agentic_trio.gateway.unrecorded import Unrecorded
 from agentic_trio.store.contract import History
-from agentic_trio.upstream.client import Answer
+from agentic_trio.upstream.answer import Answer
 from agentic_trio.wire.create_response import parse_create_response
 from agentic_trio.wire.responses import with_output
 from tests.fake_upstream import Script, Text, render_response

@@ -12,7 +12,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from agentic_trio.net.deadlines import open_deadlines
-from agentic_trio.net.streams import open_direct_stream
+from agentic_trio.net.direct import open_direct_stream
+from agentic_trio.net.streams import AdaptedStream, Stream
 from agentic_trio.upstream.transport import StreamTransport
 
 URL = "http://upstream.test/v1/responses"
@@ -147,6 +148,16 @@ def client(transport: StreamTransport, **timeouts) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(None, **timeouts), trust_env=False)
 
 
+def open_transport(connect, **kwargs) -> StreamTransport:
+    """A transport over streams of any kind."""
+
+    async def connect_adapted(host, port):
+        stream = await connect(host, port)
+        return stream if isinstance(stream, Stream) else AdaptedStream(stream)
+
+    return StreamTransport(connect=connect_adapted, **kwargs)
+
+
 def scripted(*streams, **kwargs) -> StreamTransport:
     remaining = list(streams)
 
@@ -154,7 +165,7 @@ def scripted(*streams, **kwargs) -> StreamTransport:
         await trio.lowlevel.checkpoint()
         return remaining.pop(0)
 
-    return StreamTransport(connect=connect, **kwargs)
+    return open_transport(connect, **kwargs)
 
 
 async def fetch(stream, method="GET", **kwargs) -> httpx.Response:
@@ -383,7 +394,7 @@ async def test_early_response_then_close_is_read_over_tcp(nursery, connect):
         await stream.send_all(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\nbig")
 
     server = await Server(refuse).start(nursery)
-    async with client(StreamTransport(connect=connect)) as http:
+    async with client(open_transport(connect)) as http:
         response = await http.post(server.url, content=b"x" * 20_000_000)
     assert response.status_code == 413
     nursery.cancel_scope.cancel()
@@ -397,7 +408,7 @@ async def test_connection_is_reused_and_has_nodelay(nursery, connect):
         return streams[-1]
 
     server = await Server(answer_ok).start(nursery)
-    async with client(StreamTransport(connect=connect_and_note)) as http:
+    async with client(open_transport(connect_and_note)) as http:
         for _ in range(5):
             assert (await http.post(server.url, content=b"{}")).content == b"ok"
         assert streams[0].socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
@@ -450,7 +461,7 @@ async def test_connections_are_reused_newest_first_and_per_origin():
         opened.append((host, port, HangingStream(OK, OK)))
         return opened[-1][2]
 
-    async with client(StreamTransport(connect=connect)) as http:
+    async with client(open_transport(connect)) as http:
         first, second = [http.build_request("GET", url) for url in (URL, URL)]
         one, two = await http.send(first, stream=True), await http.send(second, stream=True)
         for response in (one, two):
@@ -507,7 +518,7 @@ async def test_stale_idle_connection_is_replaced(nursery, connect):
         await stream.send_all(OK)
 
     server = await Server(answer_once).start(nursery)
-    async with client(StreamTransport(connect=connect)) as http:
+    async with client(open_transport(connect)) as http:
         for _ in range(5):
             assert (await http.post(server.url, content=b"{}")).content == b"ok"
             while server.open:
@@ -528,7 +539,7 @@ async def test_idle_connection_with_surplus_bytes_is_replaced(nursery, connect):
         await stream.receive_some()
 
     server = await Server(answer_then_babble).start(nursery)
-    async with client(StreamTransport(connect=connect)) as http:
+    async with client(open_transport(connect)) as http:
         for _ in range(2):
             assert (await http.get(server.url)).content == b"ok"
             await surplus_sent.wait()
@@ -544,7 +555,7 @@ async def test_request_taken_by_a_reused_connection_is_never_repeated(nursery, c
         await server.read_request(stream)
 
     server = await Server(answer_then_drop).start(nursery)
-    async with client(StreamTransport(connect=connect)) as http:
+    async with client(open_transport(connect)) as http:
         await http.request(method, server.url)
         with pytest.raises(httpx.RemoteProtocolError):
             await http.request(method, server.url)
@@ -601,7 +612,7 @@ async def test_refused_connection_is_a_connect_error(connect):
     with trio.socket.socket() as unused:
         await unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        async with client(StreamTransport(connect=connect)) as http:
+        async with client(open_transport(connect)) as http:
             with pytest.raises(httpx.ConnectError):
                 await http.get(f"http://127.0.0.1:{port}/")
 
@@ -632,7 +643,7 @@ async def test_connection_reset_by_the_server_is_a_read_error(nursery, connect, 
         reset(stream)
 
     server = await Server(reply_then_reset).start(nursery)
-    transport = StreamTransport(connect=connect)
+    transport = open_transport(connect)
 
     async def read():
         async with client(transport).stream("GET", server.url) as response:
@@ -656,7 +667,7 @@ async def test_connection_reset_between_two_pieces_of_a_request_is_a_write_error
         yield b"de"
 
     server = await Server(read_then_reset).start(nursery)
-    async with client(StreamTransport(connect=connect)) as http:
+    async with client(open_transport(connect)) as http:
         with pytest.raises(httpx.WriteError):
             await http.post(server.url, content=body())
     nursery.cancel_scope.cancel()
@@ -665,7 +676,7 @@ async def test_connection_reset_between_two_pieces_of_a_request_is_a_write_error
 async def test_body_larger_than_the_sockets_buffers_arrives_whole(nursery, connect):
     server = await Server(answer_ok).start(nursery)
     bodies = [random.Random(seed).randbytes(8_000_000) for seed in range(2)]
-    async with client(StreamTransport(connect=connect)) as http:
+    async with client(open_transport(connect)) as http:
         for body in bodies:
             assert (await http.post(server.url, content=body)).content == b"ok"
     assert server.accepted == 1
@@ -681,7 +692,7 @@ async def test_connect_timeout(autojump_clock):
         await trio.sleep_forever()
 
     started = trio.current_time()
-    async with client(StreamTransport(connect=connect), connect=3) as http:
+    async with client(open_transport(connect), connect=3) as http:
         with pytest.raises(httpx.ConnectTimeout):
             await http.get(URL)
     assert trio.current_time() - started == pytest.approx(3)
@@ -704,7 +715,7 @@ async def test_read_timeout_over_tcp_closes_the_socket(nursery, connect, jumping
         assert await stream.receive_some() == b""
 
     server = await Server(reply_then_wait).start(nursery)
-    transport = StreamTransport(connect=connect)
+    transport = open_transport(connect)
     with trio.fail_after(4), pytest.raises(httpx.ReadTimeout):
         await client(transport, read=3).post(server.url, content=b"{}")
     await server.all_closed()
@@ -721,7 +732,7 @@ async def test_read_timeout_counts_from_the_last_bytes(nursery, connect, jumping
         await stream.send_all(b"0\r\n\r\n")
 
     server = await Server(trickle).start(nursery)
-    async with client(StreamTransport(connect=connect), read=3) as http:
+    async with client(open_transport(connect), read=3) as http:
         assert (await http.get(server.url)).content == b"aaaaa"
     nursery.cancel_scope.cancel()
 
@@ -736,7 +747,7 @@ async def test_write_timeout_over_tcp_closes_the_socket(nursery, connect, jumpin
                 pass
 
     server = await Server(read_nothing).start(nursery)
-    transport = StreamTransport(connect=connect)
+    transport = open_transport(connect)
     with trio.fail_after(4), pytest.raises(httpx.WriteTimeout):
         await client(transport, write=3).post(server.url, content=b"x" * 20_000_000)
     given_up.set()
@@ -766,14 +777,14 @@ async def test_early_response_is_read_when_the_upstream_stops_reading(autojump_c
 
 async def test_unsupported_scheme_is_told():
     with pytest.raises(httpx.UnsupportedProtocol):
-        await StreamTransport().handle_async_request(httpx.Request("GET", "ftp://upstream.test/"))
+        await scripted().handle_async_request(httpx.Request("GET", "ftp://upstream.test/"))
 
 
 async def test_cancel_while_connecting_leaves_nothing():
     async def connect(host, port):
         await trio.sleep_forever()
 
-    async with client(StreamTransport(connect=connect)) as http:
+    async with client(open_transport(connect)) as http:
         with trio.move_on_after(0) as scope:
             await http.get(URL)
     assert scope.cancelled_caught
@@ -791,7 +802,7 @@ async def test_cancel_closes_the_socket_at_once(nursery, connect, reply):
         ended.set()
 
     server = await Server(reply_then_wait).start(nursery)
-    transport = StreamTransport(connect=connect)
+    transport = open_transport(connect)
     scope = trio.CancelScope()
 
     async def call():
@@ -850,7 +861,7 @@ async def test_cancel_at_each_checkpoint_closes_the_socket(reused):
             opened.append(HangingStream(OK, OK))
             return opened[-1]
 
-        async with client(StreamTransport(connect=connect)) as http:
+        async with client(open_transport(connect)) as http:
             if reused:
                 await http.get(URL)
             async with trio.open_nursery() as nursery:
@@ -905,7 +916,7 @@ async def test_ten_thousand_random_cancels_leak_no_socket(nursery, connect):
 
     server = await Server(stream_events).start(nursery)
     server.url = server.url.replace("localhost", "127.0.0.1")
-    transport = StreamTransport(connect=connect_and_note)
+    transport = open_transport(connect_and_note)
     async with trio.open_nursery() as workers:
         for _ in range(25):
             workers.start_soon(worker, transport, server.url, 400)
@@ -943,7 +954,7 @@ async def test_meanwhile_runs_when_the_server_has_the_request_before_it_answers(
         ended.set()
 
     server = await Server(answer_when_it_ended).start(nursery)
-    async with StreamTransport(connect=connect) as transport:
+    async with open_transport(connect) as transport:
         with trio.fail_after(5):
             exchange = await transport.open(post(server.url, body), meanwhile)
         assert await body_of(exchange) == b"ok"
@@ -981,7 +992,7 @@ async def test_what_meanwhile_raises_comes_out_as_it_is_and_closes_the_socket(nu
         raise error
 
     server = await Server(answer_ok).start(nursery)
-    transport = StreamTransport(connect=connect)
+    transport = open_transport(connect)
     for _ in range(2):
         with pytest.raises(type(error)) as raised:
             await transport.open(post(server.url), meanwhile)
@@ -993,7 +1004,7 @@ async def test_what_meanwhile_raises_comes_out_as_it_is_and_closes_the_socket(nu
 
 async def test_cancel_in_meanwhile_closes_the_socket(nursery, connect):
     server = await Server(answer_ok).start(nursery)
-    transport = StreamTransport(connect=connect)
+    transport = open_transport(connect)
     with trio.CancelScope() as scope:
 
         async def meanwhile():
@@ -1025,7 +1036,7 @@ def unreachable():
     async def refuse(host, port):
         raise OSError("refused")
 
-    return StreamTransport(connect=refuse)
+    return open_transport(refuse)
 
 
 async def never():
@@ -1071,7 +1082,7 @@ async def test_tls_connection_is_verified_and_reused(nursery, connect, certifica
     context = ssl.create_default_context(cafile=certificate / "cert.pem")
     serve = partial(trio.serve_ssl_over_tcp, ssl_context=server_context)
     server = await Server(answer_ok).start(nursery, serve)
-    async with client(StreamTransport(connect=connect, ssl_context=context)) as http:
+    async with client(open_transport(connect, ssl_context=context)) as http:
         for _ in range(3):
             assert (await http.post(server.url, content=b"{}")).content == b"ok"
     assert (server.accepted, len(server.requests)) == (1, 3)

@@ -15,6 +15,8 @@ from agentic_trio.net.nurseries import open_inner_nursery
 from tests.fake_upstream import FakeUpstream, Recorded, Script, open_fake_upstream, text_of
 from tests.oracles import check_conversation, check_event_stream, check_list, check_response
 
+from .documented import check_documented
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -28,7 +30,8 @@ MODEL = "tiny"
 
 @dataclass
 class World:
-    """What a test talks to. Each answer of its methods has passed the oracles."""
+    """What a test talks to. Each answer of its methods has passed the oracles, and each of its client is as
+    the OpenAPI document says."""
 
     gateway: Gateway
     upstream: FakeUpstream
@@ -85,7 +88,9 @@ async def open_world(
         open_inner_nursery() as nursery,
     ):
         (url,) = await nursery.start(partial(serve, gateway))
-        async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=10) as client:
+        hooks = {"response": [check_documented]}
+        options = {"base_url": url, "trust_env": False, "verify": False, "timeout": 10, "event_hooks": hooks}
+        async with httpx.AsyncClient(**options) as client:
             yield World(gateway, upstream, url, client, httpx.URL(url).port or 0)
         nursery.cancel_scope.cancel()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from agentic_trio.net.streams import DirectStream
+from agentic_trio.net.direct import DirectStream
 from tests.web.harness import open_world, text
 
 if TYPE_CHECKING:

@@ -12,7 +12,13 @@ from typing import Any
 
 import pytest
 
-from agentic_trio.wire.create_response import ECHO_DEFAULTS, FIELDS, HOSTED_FIELDS, OTHER_FIELDS
+from agentic_trio.wire.create_response import (
+    ECHO_DEFAULTS,
+    ECHOED_IF_GIVEN,
+    FIELDS,
+    HOSTED_FIELDS,
+    OTHER_FIELDS,
+)
 from tests.web.harness import open_world
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "fields.md"
@@ -47,7 +53,7 @@ ROWS = {
     "parallel_tool_calls": same(False),
     "presence_penalty": same(0.25),
     "prompt_cache_key": same("k"),
-    "prompt_cache_options": Field({"mode": "implicit"}, {"mode": "implicit"}),
+    "prompt_cache_options": same({"mode": "implicit", "ttl": "30m"}),
     "prompt_cache_retention": same("24h"),
     "reasoning": Field({"effort": "low"}, {"effort": "low"}, {"effort": "low", "summary": None}),
     "safety_identifier": same("user-1"),
@@ -78,7 +84,7 @@ async def test_a_member_goes_where_the_document_says(name):
         answer = await world.create(**{name: row.value})
         received = world.upstream.last.json
     assert received.get(name, ABSENT) == row.upstream
-    if name in ECHO_DEFAULTS:
+    if name in ECHO_DEFAULTS.keys() | ECHOED_IF_GIVEN:
         assert answer[name] == row.echo
 
 

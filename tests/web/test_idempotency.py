@@ -78,3 +78,49 @@ async def test_empty_key_is_none(world: World) -> None:
     first = await world.post("/v1/responses", BODY, headers={"idempotency-key": ""})
     second = await world.post("/v1/responses", BODY, headers={"idempotency-key": ""})
     assert first.json()["id"] != second.json()["id"]
+
+
+CREDENTIALS: list[dict[str, str]] = [
+    {},
+    {"authorization": "Bearer a"},
+    {"authorization": "Bearer b"},
+    {"x-api-key": "a"},
+    {"authorization": "Bearer a", "x-api-key": "a"},
+]
+
+
+async def test_a_key_belongs_to_the_credentials_that_it_came_with(world: World) -> None:
+    answers = [
+        await world.post("/v1/responses", BODY, headers=KEY | credentials) for credentials in CREDENTIALS * 2
+    ]
+    ids = [answer.json()["id"] for answer in answers]
+    assert ids[: len(CREDENTIALS)] == ids[len(CREDENTIALS) :]
+    assert len(set(ids)) == len(CREDENTIALS)
+    assert len(world.upstream.requests) == len(CREDENTIALS)
+
+
+async def test_running_turns_of_two_credentials_don_t_meet(world: World) -> None:
+    world.upstream.script(Script(hang=True))
+    async with trio.open_nursery() as nursery:
+        for credentials in CREDENTIALS:
+            nursery.start_soon(partial(world.post, "/v1/responses", BODY, headers=KEY | credentials))
+        await world.upstream.wait_requests(len(CREDENTIALS))
+        world.upstream.release()
+
+
+async def test_an_id_can_t_be_computed_from_its_key() -> None:
+    ids = []
+    for _ in range(2):
+        async with open_world() as world:
+            ids.append((await world.post("/v1/responses", BODY, headers=KEY)).json()["id"])
+    assert ids[0] != ids[1]
+
+
+@pytest.mark.parametrize("length", [256, 257])
+async def test_a_key_is_of_at_most_256_characters(world: World, length: int) -> None:
+    answer = await world.post("/v1/responses", BODY, headers={"idempotency-key": "k" * length})
+    if length <= 256:
+        assert answer.status_code == 200
+    else:
+        check_error(answer.status_code, answer.content, param="idempotency-key")
+        assert not world.upstream.requests

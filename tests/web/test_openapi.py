@@ -17,7 +17,6 @@ from openai.types.responses import Response, ResponseStreamEvent
 import agentic_trio
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.web.app import create_app
-from agentic_trio.web.openapi import document
 from agentic_trio.wire.accumulator import TERMINAL
 from agentic_trio.wire.checks import INCLUDABLE, MAX_METADATA_PAIRS
 from agentic_trio.wire.conversations import MAX_ITEMS
@@ -29,6 +28,7 @@ from tests.fake_upstream import Call, CustomCall, Reasoning, Refusal, Script, Te
 from tests.oracles import parse_sse
 from tests.playbook import new_response
 
+from .documented import DOCUMENT, SCHEMAS, check, operations, refused_by, resolved
 from .harness import World, open_world
 
 if TYPE_CHECKING:
@@ -37,15 +37,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 METHODS = {"GET", "POST", "DELETE", "PUT", "PATCH"}
-DOCUMENT = document()
-SCHEMAS: Json = DOCUMENT["components"]["schemas"]
 DATA = Path(__file__).parents[1] / "data"
-
-
-def operations() -> Iterator[tuple[str, str, Json]]:
-    for path, item in DOCUMENT["paths"].items():
-        for method, operation in item.items():
-            yield method.upper(), path, operation
 
 
 def nodes(value: Any) -> Iterator[Json]:
@@ -54,28 +46,6 @@ def nodes(value: Any) -> Iterator[Json]:
         yield value
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from nodes(each)
-
-
-def resolved(node: Json) -> Json:
-    """What a reference refers to; what is none is itself."""
-    while "$ref" in node:
-        found: Any = DOCUMENT
-        for part in node["$ref"].removeprefix("#/").split("/"):
-            found = found[part]
-        node = found
-    return node
-
-
-def refused_by(schema: Json, value: Any) -> list[str]:
-    """What is wrong with a value, by a schema of the document."""
-    whole = {**schema, "components": DOCUMENT["components"]}
-    validator = jsonschema_rs.Draft202012Validator(whole)
-    return [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(value)]
-
-
-def check(name: str, value: Any) -> Any:
-    assert refused_by({"$ref": f"#/components/schemas/{name}"}, value) == []
-    return value
 
 
 # --------------------------------------------------------------------------- the document itself
@@ -221,8 +191,8 @@ def edges(schema: Json) -> tuple[Any, Any]:
 
 
 CODE = Path(agentic_trio.__file__).parent
-NO_ROUTE = {426}
-"""Statuses of what is no request to a route: a WebSocket handshake."""
+NO_ROUTE = {426, 508}
+"""Statuses of what comes to no route: a WebSocket handshake, a request that the gateway itself has sent."""
 
 FROM_UPSTREAM = {401}
 """Statuses that only the model server decides on, and that clients tell apart."""

@@ -219,7 +219,7 @@ async def test_not_ready_without_upstream() -> None:
     async with open_world(llm_api_base=NOWHERE) as world:
         answer = await world.client.get("/ready")
         assert answer.status_code == 503
-        assert answer.json()["reason"] == "The model server can't be reached."
+        assert answer.json()["reason"] == "The model server can't be reached: it refused the connection."
 
 
 async def test_not_ready_when_the_store_is_broken(world: World) -> None:

@@ -143,7 +143,8 @@ def test_an_id_that_we_make_says_what_the_item_is(type: str) -> None:
     ("type", "id"),
     [
         ("message", "fc_1"),
-        ("function_call", "call_1"),
+        ("function_call", "ctc_1"),
+        ("function_call", "resp_1"),
         ("reasoning", "msg_1"),
         ("custom_tool_call", "fc_1"),
         ("message", ""),
@@ -153,6 +154,16 @@ def test_an_id_with_the_wrong_prefix_is_refused(type: str, id: str) -> None:
     with pytest.raises(InvalidRequest, match="Expected an ID that begins with") as caught:
         taken({"type": type, "id": id})
     assert (caught.value.code, caught.value.param) == ("invalid_value", "input[0].id")
+
+
+@pytest.mark.parametrize(
+    "id", ["call_1", "chatcmpl-tool-1", "6c8a0b1e-0d6c-4f0e-9a57-2f1f4f6d2a10", "7", "_", "message_1"]
+)
+@pytest.mark.parametrize("type", ["message", "function_call", "reasoning", "custom_tool_call"])
+def test_an_id_that_a_model_server_made_is_only_a_name(type: str, id: str) -> None:
+    members = {"role": "user", "content": "x", "call_id": "c", "name": "n", "arguments": "", "input": ""}
+    [item] = taken({"type": type, "id": id, **members})
+    assert (item.id, item.named) == (id, True)
 
 
 def test_an_id_that_is_too_long_is_refused() -> None:
@@ -179,9 +190,16 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=6), JSON, max_size=5))
-def test_an_unknown_item_loses_nothing_but_its_nulls(members: Json) -> None:
+def test_an_unknown_item_loses_nothing(members: Json) -> None:
     sent = {**members, "type": "dream", "id": "item_1"}
-    assert stored(sent) == {name: value for name, value in sent.items() if value is not None}
+    assert stored(sent) == sent
+
+
+@pytest.mark.parametrize("type", ["mcp_call", "file_search_call", "tool_search_call", "web_search_call"])
+def test_null_members_of_other_types_stay(type: str) -> None:
+    [item] = taken({"type": type, "id": None, "call_id": None, "error": None, "results": None})
+    kept = json.loads(item.data)
+    assert kept == {"id": item.id, "type": type, "call_id": None, "error": None, "results": None}
 
 
 # --------------------------------------------------------------------------- pairing
@@ -236,6 +254,21 @@ def test_an_output_without_a_call_is_refused(type: str, words: str) -> None:
         paired(output("a", type), open=frozenset({"b"}), history=(call("b"),))
     assert caught.value.message == f"No tool call found for {words} output with call_id a."
     assert (caught.value.code, caught.value.param) == (None, "input")
+
+
+def test_a_function_may_answer_a_call_of_another_type() -> None:
+    search = {"type": "tool_search_call", "call_id": "a", "execution": "client", "arguments": {}}
+    assert paired(search, output("a")) == frozenset()
+    assert paired(output("a"), history=(search,)) == frozenset()
+
+
+def test_an_output_of_another_type_is_no_call() -> None:
+    with pytest.raises(InvalidRequest, match="No tool call found"):
+        paired({"type": "shell_call_output", "call_id": "a", "output": []}, output("a"))
+
+
+def test_a_stored_item_of_an_unknown_type_may_have_any_call_id() -> None:
+    assert paired(output("a"), history=({"type": "dream", "call_id": [7]}, call("a"))) == frozenset()
 
 
 def test_an_output_before_its_call_is_refused() -> None:

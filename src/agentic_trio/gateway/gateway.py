@@ -61,6 +61,7 @@ class Gateway:
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
+        closed: whether the block is over; the methods for programs then raise RuntimeError.
     """
 
     def __init__(self, services: Services, service: trio.Nursery) -> None:
@@ -77,6 +78,7 @@ class Gateway:
             services.now,
             strict=services.config.strict_parameters,
         )
+        self.closed = False
         self._services = services
         self._probing = trio.Lock()
         self._probed_until = -math.inf
@@ -87,7 +89,7 @@ class Gateway:
 
         Cancellation: the call of the model server is closed, and the turn is recorded as ``cancelled``.
         """
-        turn = self._new_turn({**request, "stream": False})
+        turn = await self._new_turn({**request, "stream": False})
         if turn.call.background:
             self.turns.start(turn)
             await turn.wait_head()
@@ -107,7 +109,7 @@ class Gateway:
 
         Cancellation: as leaving early.
         """
-        turn = self._new_turn({**request, "stream": True})
+        turn = await self._new_turn({**request, "stream": True})
         self.turns.start(turn)
         try:
             await turn.wait_head()
@@ -117,13 +119,14 @@ class Gateway:
                 turn.cancel()
                 await self.turns.wait_ended([turn])
 
-    def _new_turn(self, request: JsonObject) -> Turn:
+    async def _new_turn(self, request: JsonObject) -> Turn:
         """A turn for a program's request, under the same bounds as one that came over HTTP."""
+        self._check_open()
         body = msgspec.json.encode(request)
         with Ticket(self.admission) as ticket:
             ticket.reserve(len(body))
             ticket.take_slot()
-            return self.turns.new(body, self.own_context(), ticket)
+            return await self.turns.new(body, self.own_context(), ticket)
 
     async def create_conversation(
         self, *, items: list[JsonObject] | None = None, metadata: dict[str, str] | None = None
@@ -132,16 +135,23 @@ class Gateway:
 
         Cancellation: it exists afterwards or it doesn't; nobody knows its id.
         """
+        self._check_open()
         body = msgspec.json.encode({"items": items, "metadata": metadata})
         return decode_object(await self.conversations.create("", body))
 
     async def get_response(self, id: str) -> JsonObject:
         """Read a stored response, as ``GET /v1/responses/{id}`` does."""
+        self._check_open()
         return decode_object(await self.responses.read("", id))
 
     async def get_conversation(self, id: str) -> JsonObject:
         """Read a conversation, as ``GET /v1/conversations/{id}`` does."""
+        self._check_open()
         return decode_object(await self.conversations.read("", id))
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RuntimeError("the gateway is closed: its block is over")
 
     def own_context(self) -> RequestContext:
         """The context of the program that embeds the gateway."""
@@ -179,9 +189,12 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
 
     Raises:
         ConfigError: the database can't be used.
+        RuntimeError: it is opened on another event loop than Trio's.
 
     Cancellation: turns are ended and recorded before the store closes.
     """
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
     async with open_sqlite_store(config.database_path) as store, open_upstream(config) as upstream:
         try:
             await store.recover(crashed)
@@ -214,6 +227,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
         try:
             yield gateway
         finally:
+            gateway.closed = True
             await gateway.turns.close()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + services.config.commit_timeout):
                 await services.unrecorded.flush()

@@ -17,6 +17,7 @@ from agentic_trio.wire.items import opened_calls
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.log import EventLog
     from agentic_trio.gateway.services import Services
     from agentic_trio.wire.accumulator import Accumulator
@@ -40,7 +41,7 @@ class Recording:
     Attributes:
         id: the response's id.
         owner: whose response it is.
-        fingerprint: tells a repeat of the request from another request; None if it can't be repeated.
+        key: what makes another request a repeat of this one; None if nothing does.
         created_at: Unix seconds.
         context: what the turn continues, once that is known.
         row: what the store holds.
@@ -52,12 +53,11 @@ class Recording:
         owner: str,
         services: Services,
         *,
-        id: str | None = None,
-        fingerprint: bytes | None = None,
+        key: IdempotencyKey | None = None,
     ) -> None:
-        self.id = id or services.mint("resp")
+        self.id = services.mint("resp")
         self.owner = owner
-        self.fingerprint = fingerprint
+        self.key = key
         self.created_at = int(services.now())
         self.context = Context()
         self.row = Row.NONE
@@ -88,7 +88,8 @@ class Recording:
             input=stored_items(self.context.input),
             open_calls=self.context.open_calls,
             body=response.snapshot.body(),
-            fingerprint=self.fingerprint,
+            fingerprint=self.key and self.key.fingerprint,
+            key=self.key and self.key.digest,
         )
         self.row = Row.UNSURE
         try:
@@ -168,6 +169,7 @@ class Recording:
             open_calls=context.open_calls
             | opened_calls(item.final or {} for item in response.items if not item.unusable),
             body=response.snapshot.body(),
-            fingerprint=self.fingerprint,
+            fingerprint=self.key and self.key.fingerprint,
+            key=self.key and self.key.digest,
             events=(*logged, *last) if self.row is Row.TOLD and logged else (),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -9,14 +10,22 @@ import trio
 from agentic_trio.errors import ServiceUnavailable
 from agentic_trio.gateway.admission import TooManyRequests
 from agentic_trio.gateway.turn import Turn
-from agentic_trio.wire.create_response import parse_create_response
+from agentic_trio.wire.create_response import parse_create_response, parse_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.admission import Ticket
+    from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
+    from agentic_trio.wire.create_response import CreateResponse
+
+LARGE_BODY = 256 * 1024
+"""Bytes of a body from which on it is parsed in slices. Smaller ones take a few milliseconds."""
+
+PARSING_SLICE = 0.005
+"""Seconds after which parsing a large body gives way to other tasks."""
 
 QUEUED_PER_SLOT = 10
 """How many background turns may wait for each that may run."""
@@ -34,46 +43,65 @@ class Registry:
         self._services = services
         self._service = service
         self._running: dict[str, Turn] = {}
+        self._keyed: dict[tuple[str, bytes], Turn] = {}
         self._in_background = 0
         self._most_in_background = services.config.max_background * (1 + QUEUED_PER_SLOT)
         self._closed = False
 
-    def new(
+    async def new(
         self,
         body: bytes,
         context: RequestContext,
         ticket: Ticket,
         *,
-        id: str | None = None,
-        fingerprint: bytes | None = None,
+        key: IdempotencyKey | None = None,
     ) -> Turn:
         """A turn for a request's body. It has taken over the ticket, and must now be run or started.
 
         Raises:
             InvalidRequest: the body is not a valid request. The ticket is untouched, here and below.
             TooManyRequests: as many background turns wait as may.
+
+        Cancellation: the ticket is untouched.
         """
         services = self._services
-        call = parse_create_response(body, services.mint, strict=services.config.strict_parameters)
+        call = await self._parse(body)
         if call.background:
             if self._in_background >= self._most_in_background:
                 raise TooManyRequests("Too many background responses are waiting. Please retry later.")
             ticket.give_slot_back()
-        return Turn(call, context, services, ticket.pop_all(), id=id, fingerprint=fingerprint)
+        return Turn(call, context, services, ticket.pop_all(), key=key)
+
+    async def _parse(self, body: bytes) -> CreateResponse:
+        """Parse a body; a large one in slices, between which other tasks get their turn."""
+        mint, strict = self._services.mint, self._services.config.strict_parameters
+        if len(body) < LARGE_BODY:
+            return parse_create_response(body, mint, strict=strict)
+        steps = parse_steps(body, mint, strict=strict)
+        began = time.perf_counter()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as parsed:
+                call: CreateResponse = parsed.value
+                return call
+            if time.perf_counter() - began > PARSING_SLICE:
+                await trio.lowlevel.checkpoint()
+                began = time.perf_counter()
 
     async def run(self, turn: Turn) -> None:
         """Run a turn in the caller's task, which owns it. Cancellation: as for ``Turn.run``."""
-        self._running[turn.id] = turn
+        self._add(turn)
         if self._closed:
             turn.cancel(_shutting_down())
         try:
             await turn.run()
         finally:
-            del self._running[turn.id]
+            self._remove(turn)
 
     def start(self, turn: Turn) -> None:
         """Run a turn that outlives its request: the gateway's service nursery owns it."""
-        self._running[turn.id] = turn
+        self._add(turn)
         if turn.call.background:
             self._in_background += 1
             self._service.start_soon(self._run_in_background, turn)
@@ -86,10 +114,32 @@ class Registry:
         finally:
             self._in_background -= 1
 
+    def _add(self, turn: Turn) -> None:
+        self._running[turn.id] = turn
+        if turn.recording.key is not None:
+            self._keyed[turn.owner, turn.recording.key.digest] = turn
+
+    def _remove(self, turn: Turn) -> None:
+        del self._running[turn.id]
+        key = turn.recording.key
+        if key is not None and self._keyed.get((turn.owner, key.digest)) is turn:
+            del self._keyed[turn.owner, key.digest]
+
     def find(self, owner: str, id: str) -> Turn | None:
         """A running turn of this owner."""
         turn = self._running.get(id)
         return turn if turn is not None and turn.owner == owner else None
+
+    def find_repeated(self, owner: str, key: IdempotencyKey) -> Turn | None:
+        """A running turn of this owner whose request has this key.
+
+        Raises:
+            InvalidRequest: it has another body.
+        """
+        turn = self._keyed.get((owner, key.digest))
+        if turn is not None and turn.recording.key is not None:
+            key.check(turn.recording.key.fingerprint)
+        return turn
 
     async def wake_quiet(self) -> None:
         """Wake the readers of quiet streams every so often, so that they send a comment.

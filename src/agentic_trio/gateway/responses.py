@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import InvalidRequest
-from agentic_trio.gateway.idempotency import check_repeat
 from agentic_trio.gateway.items import page_body
 from agentic_trio.gateway.log import EventLog
 from agentic_trio.gateway.store_errors import StateErrors, StorageErrors
-from agentic_trio.store.contract import Missing, NotEnded
+from agentic_trio.store.contract import NotEnded
 from agentic_trio.wire.conversations import deleted_body, list_body
 from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.replay import replayed
@@ -18,6 +17,7 @@ from agentic_trio.wire.responses import with_output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.registry import Registry
     from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Ending, PageQuery, Store
@@ -92,19 +92,22 @@ class Responses:
         with StateErrors():
             return await self._store.events(owner, id)
 
-    async def repeated(self, owner: str, id: str, fingerprint: bytes) -> bool:
-        """Whether an earlier request has made this response. Raises InvalidRequest if it was another."""
-        ending = self._unrecorded.find(owner, id)
+    async def repeated(self, owner: str, key: IdempotencyKey) -> str | None:
+        """The id of the response that an earlier request with this key has made.
+
+        Raises:
+            InvalidRequest: that request had another body.
+        """
+        ending = self._unrecorded.find_keyed(owner, key.digest)
         if ending is not None:
-            check_repeat(ending.fingerprint, fingerprint)
-            return True
-        try:
-            with StorageErrors():
-                stored = await self._store.response(owner, id)
-        except Missing:
-            return False
-        check_repeat(stored.fingerprint, fingerprint)
-        return True
+            key.check(ending.fingerprint)
+            return ending.id
+        with StorageErrors():
+            stored = await self._store.keyed(owner, key.digest)
+        if stored is None:
+            return None
+        key.check(stored.fingerprint)
+        return stored.id
 
     async def delete(self, owner: str, id: str) -> bytes:
         """Forget a response; those that continue it are untouched."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
+from random import random
+from time import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,6 +21,11 @@ RETRIED = frozenset({429, 500, 502, 503, 504})
 
 FIRST_RETRY_DELAY = 0.25
 LONGEST_RETRY_DELAY = 30.0
+"""Seconds, without the jitter."""
+
+JITTER = 0.5
+"""How much longer a delay may be, as a share of it. Many turns are refused at once, and must not all come
+back at once."""
 
 
 class Retries:
@@ -44,6 +52,17 @@ class Retries:
         if self._retries <= 0 or error.status not in RETRIED:
             raise error
         self._retries -= 1
-        asked = error.headers.get("retry-after", "")
-        await trio.sleep(min(float(asked) if asked.isdecimal() else self._delay, LONGEST_RETRY_DELAY))
+        asked = _seconds(error.headers.get("retry-after", ""))
+        delay = min(self._delay if asked is None else asked, LONGEST_RETRY_DELAY)
+        await trio.sleep(delay * (1 + JITTER * random()))
         self._delay = min(2 * self._delay, LONGEST_RETRY_DELAY)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """How long a ``Retry-After`` asks to wait: it is a number of seconds or a date (RFC 9110, 10.2.3)."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time())
+    except (ValueError, OverflowError):
+        return None

@@ -15,6 +15,7 @@ from agentic_trio.store.contract import (
     StoreRefusal,
     ThreadFull,
 )
+from agentic_trio.wire.checks import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,14 +32,14 @@ def item_already_in_conversation(param: str) -> InvalidRequest:
 
 
 def _not_found(missing: Missing) -> GatewayError:
-    return NotFound(f"{missing.kind.capitalize()} with id '{missing.id}' not found.")
+    return NotFound(f"{missing.kind.capitalize()} with id '{shortened(missing.id)}' not found.")
 
 
 def _previous_not_found(missing: Missing) -> GatewayError:
     if missing.kind != "response":
         return _not_found(missing)
     return InvalidRequest(
-        f"Previous response with id '{missing.id}' not found.",
+        f"Previous response with id '{shortened(missing.id)}' not found.",
         code="previous_response_not_found",
         param="previous_response_id",
     )
@@ -46,7 +47,7 @@ def _previous_not_found(missing: Missing) -> GatewayError:
 
 def _previous_not_ended(refusal: NotEnded) -> GatewayError:
     return InvalidRequest(
-        f"Previous response with id '{refusal.id}' is still in progress.",
+        f"Previous response with id '{shortened(refusal.id)}' is still in progress.",
         code="previous_response_not_ended",
         param="previous_response_id",
     )
@@ -137,7 +138,7 @@ class StateErrors(StorageErrors):
         query = self._query
         if isinstance(refusal, Missing) and query is not None and refusal.id in (query.after, query.before):
             param = "before" if refusal.id == query.before else "after"
-            return NotFound(f"No item found with id '{refusal.id}'", param=param)
+            return NotFound(f"No item found with id '{shortened(refusal.id)}'", param=param)
         return super().told(refusal)
 
 

@@ -15,7 +15,7 @@ from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
-from agentic_trio.wire.accumulator import Accumulator
+from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.admission import Ticket
+    from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
-    from agentic_trio.upstream.client import Answer
+    from agentic_trio.upstream.answer import Answer
     from agentic_trio.wire.create_response import CreateResponse
 
 logger = logging.getLogger(__name__)
@@ -76,11 +77,10 @@ class Turn:
         services: Services,
         ticket: Ticket,
         *,
-        id: str | None = None,
-        fingerprint: bytes | None = None,
+        key: IdempotencyKey | None = None,
     ) -> None:
         self.call = call
-        self.recording = Recording(call, context.owner, services, id=id, fingerprint=fingerprint)
+        self.recording = Recording(call, context.owner, services, key=key)
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
@@ -239,9 +239,9 @@ class Turn:
 
     async def _follow(self, answer: Answer) -> None:
         """Turn the model server's answer into the response."""
-        streamed = (answer.header(b"content-type") or "").startswith("text/event-stream")
+        streamed = answer.is_event_stream
         if self.call.stream and not streamed:
-            raise UpstreamError("The model server did not answer with an event stream.")
+            raise not_a_stream(await answer.body())
         if self.call.stream and not self.announced:
             # It has been announced already, unless the answer began before the request was sent whole.
             await self._announce()
@@ -307,7 +307,7 @@ class Turn:
         """See the table above. A refused request is no turn."""
         if not self.call.store or self.announced:
             return self.call.store
-        if self.recording.fingerprint is not None and self._error is not None:
+        if self.recording.key is not None and self._error is not None:
             # The client got an error at most. A retry with the same key must run again, so leave no row
             # for it to find.
             return False

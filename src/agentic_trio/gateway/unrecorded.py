@@ -68,6 +68,11 @@ class Unrecorded:
         ending = self._endings.get(id)
         return ending if ending is not None and ending.owner == owner else None
 
+    def find_keyed(self, owner: str, key: bytes) -> Ending | None:
+        """The ending, not recorded yet, of the response that has this key."""
+        endings = (each for each in self._endings.values() if each.key == key and each.owner == owner)
+        return next(endings, None)
+
     async def settle(self, owner: str, id: str) -> None:
         """Record a response's ending now, if it is in care or was given up: what comes next needs it on disk.
 

@@ -6,14 +6,14 @@ What breaks the rules is one of httpx's errors.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import httptools
 import httpx
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_LEGAL_HEAD = re.compile(rb"%s [!-~]+ HTTP/1\.1\r\n(?:%s: [^\0\r\n]*\r\n)*\r\n" % (_TOKEN, _TOKEN))
-_LEGAL_LENGTH = re.compile(rb"[0-9]{1,18}")
+from agentic_trio.http1.grammar import FIELD_LINE, TOKEN, parse_length, tokens
+
+_HEAD: Final = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n(?:%b)*\r\n" % (TOKEN, FIELD_LINE))
 
 
 class Head(NamedTuple):
@@ -35,7 +35,7 @@ def encode_head(request: httpx.Request) -> Head:
     lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii", "replace"), request.url.raw_path)]
     lines += [b"%s: %s\r\n" % header for header in headers]
     data = b"".join([*lines, b"\r\n"])
-    if data.count(b"\n") != len(lines) + 1 or not _LEGAL_HEAD.fullmatch(data):
+    if data.count(b"\n") != len(lines) + 1 or not _HEAD.fullmatch(data):
         raise httpx.LocalProtocolError("illegal character in the request's method, target or headers")
     # httpx.Headers joins and decodes at every look-up: what frames the body is picked out once.
     fields = [(name.lower(), value) for name, value in headers]
@@ -43,10 +43,11 @@ def encode_head(request: httpx.Request) -> Head:
     lengths = [value for name, value in fields if name == b"content-length"]
     if codings and (codings != [b"chunked"] or lengths):
         raise httpx.LocalProtocolError("a request body is framed by Content-Length or by chunked, not both")
-    if lengths and (len(lengths) > 1 or not _LEGAL_LENGTH.fullmatch(lengths[0])):
+    length = parse_length(lengths[0]) if lengths else 0
+    if length is None or len(lengths) > 1:
         raise httpx.LocalProtocolError("illegal Content-Length in the request")
-    closes = any(b"close" in value.lower() for name, value in fields if name == b"connection")
-    return Head(data, bool(codings), int(lengths[0]) if lengths else 0, closes)
+    closes = b"close" in tokens(value for name, value in fields if name == b"connection")
+    return Head(data, bool(codings), length, closes)
 
 
 class Message:
@@ -122,7 +123,7 @@ class Message:
 
     def on_headers_complete(self) -> None:
         status, version = self._parser.get_status_code(), self._parser.get_http_version()
-        if status < 100 or status == 101 or version not in ("1.0", "1.1"):
+        if not 100 <= status < 600 or status == 101 or version not in ("1.0", "1.1"):
             self._refuse(f"unexpected response: HTTP/{version} {status}")
         if status < 200:
             return
@@ -145,7 +146,7 @@ class Message:
         lengths = [value for name, value in self.headers if name.lower() == b"content-length"]
         if codings and (codings != [b"chunked"] or self.version == "1.0"):
             self._refuse("unsupported Transfer-Encoding in the response")
-        if lengths and not _LEGAL_LENGTH.fullmatch(lengths[0]):
+        if lengths and parse_length(lengths[0]) is None:
             self._refuse("illegal Content-Length in the response")
         return bool(codings or lengths)
 

@@ -13,7 +13,9 @@ from typing import Final
 
 import httptools
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
+from agentic_trio.errors import InvalidRequest
+from agentic_trio.http1.grammar import parse_length, tokens
+from agentic_trio.http1.preface import PREFACE
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -23,21 +25,14 @@ _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _INTERPRETED: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade")
 )
-# 18 digits fit in 63 bits: llhttp accepts 2**64 - 1, which other parsers wrap around.
-_MAX_LENGTH_DIGITS: Final = 18
 
 
-class RequestRefused(Exception):
-    """The client broke the protocol or a limit: answer ``status`` and close."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
+class RequestRefused(InvalidRequest):
+    """The client broke the protocol or a limit. The connection is closed after the error is sent."""
 
 
-class SwitchToHTTP2(Exception):
-    """The connection opens with HTTP/2's preface (prior knowledge)."""
+class HTTP2Refused(Exception):
+    """The connection begins with HTTP/2's preface."""
 
 
 @dataclass(slots=True)
@@ -86,36 +81,33 @@ class HeadReader:
         self._headers: Headers = []
         self._headers_complete = False
 
-    def read(self, buffer: bytearray) -> tuple[RequestHead, bytes] | None:
-        """Take the next head from the front of ``buffer``.
-
-        Returns:
-            The head and its bytes, which are gone from the buffer; None if it isn't all there.
+    def read(self, buffer: bytearray) -> RequestHead | None:
+        """Take the next head from the front of ``buffer``; None if it isn't all there.
 
         Raises:
             RequestRefused: not a request that is served; the connection is lost.
-            SwitchToHTTP2: the buffer, left as it is, opens with HTTP/2's preface.
+            HTTP2Refused: the buffer begins with HTTP/2's preface.
         """
         if self._parser is None and not self._at_request(buffer):
             return None
         end = buffer.find(b"\r\n\r\n", max(0, self._fed - 3))
         stop = len(buffer) if end < 0 else end + 4
         if stop > self._max_bytes:
-            raise RequestRefused(431, "The request line and headers are too large.")
+            raise RequestRefused("The request line and headers are too large.", status=431)
         self._feed(buffer[self._fed : stop])
         # llhttp ends a head early for HTTP/0.9, and never at a blank line of its own reading.
         if self._headers_complete != (end >= 0):
-            raise RequestRefused(400, "The request is malformed.")
+            raise RequestRefused("The request is malformed.")
         if end < 0:
             return None
-        raw = bytes(buffer[:stop])
+        line = bytes(buffer[: buffer.index(b"\r\n")])
         headers = self._headers
         del buffer[:stop]
         self._first = False
         self._reset()
         if len(headers) > self._max_headers:
-            raise RequestRefused(431, "The request has too many headers.")
-        return _interpret(raw[: raw.index(b"\r\n")], headers), raw
+            raise RequestRefused("The request has too many headers.", status=431)
+        return _interpret(line, headers)
 
     def _at_request(self, buffer: bytearray) -> bool:
         """Skip the one blank line that old clients send after a body; start the parser."""
@@ -128,9 +120,9 @@ class HeadReader:
         if not buffer:
             return False
         if buffer[0] in b"\r\n":
-            raise RequestRefused(400, "The request is malformed.")
+            raise RequestRefused("The request is malformed.")
         if self._first and buffer.startswith(PREFACE):
-            raise SwitchToHTTP2
+            raise HTTP2Refused
         if self._first and PREFACE.startswith(buffer):
             return False
         self._parser = httptools.HttpRequestParser(self)
@@ -144,7 +136,7 @@ class HeadReader:
         except httptools.HttpParserUpgrade:
             pass  # raised after a whole head; whether to switch is not llhttp's choice
         except httptools.HttpParserError as error:
-            raise RequestRefused(400, f"The request is malformed: {error}.") from error
+            raise RequestRefused(f"The request is malformed: {error}.") from error
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value.strip(b" \t")))
@@ -162,7 +154,7 @@ def _interpret(line: bytes, headers: Headers) -> RequestHead:
     host = _host(fields, version)
     if target[:1] != b"/":
         target, host = _reduce_target(method, target, host, headers)
-    connection = _tokens(fields, b"connection") if b"connection" in fields else ()
+    connection = tokens(fields.get(b"connection", ()))
     length = _content_length(fields, version)
     return RequestHead(
         method=method,
@@ -170,14 +162,16 @@ def _interpret(line: bytes, headers: Headers) -> RequestHead:
         version=version,
         headers=headers,
         host=host,
-        keep_alive="close" not in connection and (version == "1.1" or "keep-alive" in connection),
+        keep_alive=b"close" not in connection and (version == "1.1" or b"keep-alive" in connection),
         content_length=length,
-        expects_continue=(version == "1.1" and length != 0 and "100-continue" in _tokens(fields, b"expect")),
+        expects_continue=(
+            version == "1.1" and length != 0 and b"100-continue" in tokens(fields.get(b"expect", ()))
+        ),
         websocket=(
             method == "GET"
             and length == 0
-            and "upgrade" in connection
-            and _tokens(fields, b"upgrade") == ["websocket"]
+            and b"upgrade" in connection
+            and tokens(fields.get(b"upgrade", ())) == [b"websocket"]
         ),
     )
 
@@ -185,22 +179,22 @@ def _interpret(line: bytes, headers: Headers) -> RequestHead:
 def _request_line(line: bytes) -> tuple[str, bytes, str]:
     parts = line.split(b" ")
     if len(parts) != 3 or parts[2] not in _VERSIONS:
-        raise RequestRefused(400, "The request line is malformed, or not HTTP/1.0 or HTTP/1.1.")
+        raise RequestRefused("The request line is malformed, or not HTTP/1.0 or HTTP/1.1.")
     method, target, version = parts
     if method == b"CONNECT":
-        raise RequestRefused(400, "CONNECT is not supported.")
+        raise RequestRefused("CONNECT is not supported.")
     if not target.isascii():
-        raise RequestRefused(400, "The request target must be ASCII.")
+        raise RequestRefused("The request target must be ASCII.")
     return method.decode("ascii"), target, _VERSIONS[version]
 
 
 def _host(fields: dict[bytes, list[bytes]], version: str) -> bytes:
     hosts = fields.get(b"host", ())
     if len(hosts) > 1 or (not hosts and version == "1.1"):
-        raise RequestRefused(400, "Exactly one Host header is required.")
+        raise RequestRefused("Exactly one Host header is required.")
     host = hosts[0] if hosts else b""
     if not _HOST.fullmatch(host):
-        raise RequestRefused(400, "The Host header is malformed.")
+        raise RequestRefused("The Host header is malformed.")
     return host
 
 
@@ -210,7 +204,7 @@ def _reduce_target(method: str, target: bytes, host: bytes, headers: Headers) ->
         return target, host
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or not _HOST.fullmatch(absolute[1]) or not absolute[1]:
-        raise RequestRefused(400, "The request target is malformed.")
+        raise RequestRefused("The request target is malformed.")
     headers[:] = [(n, absolute[1] if n == b"host" else v) for n, v in headers]
     path = absolute[2]
     return (path if path.startswith(b"/") else b"/" + path), absolute[1]
@@ -222,15 +216,11 @@ def _content_length(fields: dict[bytes, list[bytes]], version: str) -> int | Non
     codings = fields.get(b"transfer-encoding", ())
     if codings:
         if lengths or version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise RequestRefused(400, "The only Transfer-Encoding is chunked, without a Content-Length.")
+            raise RequestRefused("The only Transfer-Encoding is chunked, without a Content-Length.")
         return None
     if not lengths:
         return 0
-    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _MAX_LENGTH_DIGITS:
-        raise RequestRefused(400, "The Content-Length is malformed.")
-    return int(lengths[0])
-
-
-def _tokens(fields: dict[bytes, list[bytes]], name: bytes) -> list[str]:
-    values = b",".join(fields.get(name, ())).decode("latin-1").lower()
-    return [token.strip(" \t") for token in values.split(",")]
+    length = parse_length(lengths[0])
+    if length is None or len(lengths) > 1:
+        raise RequestRefused("The Content-Length is malformed.")
+    return length

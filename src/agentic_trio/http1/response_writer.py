@@ -6,11 +6,13 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from agentic_trio.http1.grammar import FIELD_LINE, parse_length, tokens
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
-_FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00\r\n]*\r\n)*")
+_FIELDS: Final = re.compile(rb"(?:%b)*" % FIELD_LINE)
 
 
 class ResponseWriter:
@@ -92,7 +94,7 @@ class ResponseWriter:
                 self._take_length(value)
                 continue
             if name == b"connection":
-                self.keep_alive = self.keep_alive and b"close" not in value.lower()
+                self.keep_alive = self.keep_alive and b"close" not in tokens([value])
                 continue
             if name == b"transfer-encoding":
                 continue
@@ -111,9 +113,10 @@ class ResponseWriter:
         return b"%b%b%b\r\n" % (line, fields, date)
 
     def _take_length(self, value: bytes) -> None:
-        if not value.isdigit() or self._remaining not in (None, int(value)):
+        length = parse_length(value)
+        if length is None or self._remaining not in (None, length):
             raise ValueError("the response's content-length is malformed")
-        self._remaining = int(value)
+        self._remaining = length
 
     def _framing(self, status: int, data: bytes, more: bool) -> list[bytes]:
         if status == 204:

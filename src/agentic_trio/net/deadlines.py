@@ -1,4 +1,4 @@
-"""Waits that may last so long and no longer: one task watches over all of them."""
+"""Deadlines of many waits, watched by one task."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 class Wait(Protocol):
-    """Something that waits, and can be told that its time is over."""
+    """Something that waits and can be interrupted."""
 
     def interrupt(self) -> None:
         """End the wait. Called from another task than the waiting one."""
 
 
 class Deadlines:
-    """Interrupts what waits for longer than it may.
+    """Interrupts each wait that lasts beyond its deadline.
 
-    A cancel scope for each wait would do the same. Nearly all of these waits end long before their
-    deadline, and entering a scope and leaving it costs more than all else about them.
+    A cancel scope for each wait would do the same. But nearly all of these waits end long before their
+    deadline, and entering and leaving a scope costs more than the rest of the wait.
     """
 
     def __init__(self) -> None:
@@ -34,27 +34,27 @@ class Deadlines:
         self._sleep = trio.CancelScope()
 
     def set(self, wait: Wait, due: float) -> None:
-        """Interrupt a wait at ``due`` (Trio's time), unless it was cleared before."""
+        """Interrupt a wait at ``due`` (Trio's time), unless it is cleared first."""
         self._due[wait] = due
         if due < self._next:
             self._next = self._sleep.deadline = due
 
     def clear(self, wait: Wait) -> None:
-        """The wait is over."""
+        """Forget a wait that is over."""
         self._due.pop(wait, None)
 
     async def run(self) -> None:
-        """Watch for as long as it isn't cancelled.
+        """Watch until cancelled.
 
         Cancellation: nothing is interrupted any more.
         """
         while True:
-            # Most of what was due by then has been cleared, so this seldom wakes, and looks at what is left.
+            # By then most of these waits have been cleared, so this wakes seldom. It looks at what is left.
             self._next = min(self._due.values(), default=math.inf)
             with trio.CancelScope(deadline=self._next) as self._sleep:
                 await trio.sleep_forever()
             if self._overdue():
-                # If the loop was held up, what is waited for may have come too: such waits end by themselves.
+                # If the loop was held up, what a wait is for may have come too: let such waits end normally.
                 await trio.lowlevel.checkpoint()
             for wait in self._overdue():
                 self.clear(wait)

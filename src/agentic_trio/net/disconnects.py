@@ -1,4 +1,4 @@
-"""Clients that leave: one task watches for all requests, where the system can say so without a read."""
+"""Clients that leave, watched for by one task, where the system reports that without a read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 SUPPORTED = hasattr(select, "epoll")
-"""Whether this system tells a peer's end of stream apart from bytes that wait to be read (Linux does)."""
+"""Whether the system can report the end of a stream while bytes wait to be read (Linux can)."""
 
 
 class Peer:
@@ -22,7 +22,7 @@ class Peer:
 
     Attributes:
         gone: it has closed its side, or the connection broke.
-        call: is called when that happens.
+        call: what to call when that happens.
     """
 
     def __init__(self) -> None:
@@ -30,13 +30,13 @@ class Peer:
         self.call: Callable[[], None] | None = None
 
     def leave(self) -> None:
-        """Note that it is gone, and tell whoever watches."""
+        """Note that it is gone, and call whoever watches."""
         self.gone = True
         if self.call is not None:
             self.call()
 
     def watch(self, call: Callable[[], None]) -> Watch:
-        """A block in which ``call`` is called if it leaves, or has left already."""
+        """A block in which ``call`` is called when the peer leaves, or at once if it has left."""
         return Watch(self, call)
 
 
@@ -57,10 +57,10 @@ class Watch:
 
 
 class Disconnects:
-    """Knows when the peer of a socket has closed its side, or the connection broke.
+    """Notices when the peer of a socket closes its side, or the connection breaks.
 
-    A task for each request would do the same, at the price of a task, its cancellation, and a read of
-    bytes that are the next request's.
+    A task for each request could read the socket instead. It would cost a task and its cancellation, and
+    it would read bytes of the next request.
     """
 
     def __init__(self) -> None:
@@ -68,13 +68,13 @@ class Disconnects:
         self._peers: dict[int, Peer] = {}
 
     def add(self, descriptor: int) -> Peer:
-        """The peer of a socket, until it is removed."""
+        """Watch the peer of a socket until it is removed."""
         peer = self._peers[descriptor] = Peer()
         self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLONESHOT)
         return peer
 
     def remove(self, descriptor: int, peer: Peer) -> None:
-        """Forget a socket. It may be closed already, and its number given to another."""
+        """Forget a socket. It may be closed already, and its number may be another socket's by now."""
         if self._peers.get(descriptor) is peer:
             del self._peers[descriptor]
             # A closed socket has left the set by itself.
@@ -82,9 +82,9 @@ class Disconnects:
                 self._epoll.unregister(descriptor)
 
     async def run(self) -> None:
-        """Watch for as long as it isn't cancelled.
+        """Watch until cancelled.
 
-        Cancellation: nobody is told any more.
+        Cancellation: nobody is called any more.
         """
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
@@ -94,15 +94,15 @@ class Disconnects:
                     peer.leave()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the epoll descriptor."""
         self._epoll.close()
 
 
 @asynccontextmanager
 async def open_disconnects() -> AsyncIterator[Disconnects | None]:
-    """Watch while the block lasts; None where the system has no way to.
+    """Watch while the block lasts. Yields None where the system can't.
 
-    Cancellation: nobody is told any more.
+    Cancellation: nobody is called any more.
     """
     if not SUPPORTED:
         yield None

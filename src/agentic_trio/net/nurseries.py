@@ -27,7 +27,15 @@ async def open_inner_nursery() -> AsyncIterator[trio.Nursery]:
                 error = raised
                 raise
     except BaseExceptionGroup as group:
-        if error is None or group.exceptions != (error,):
+        # A cancelled nursery splits its group, so that a group of the caller's own is a copy in it.
+        if error is None or _leaves(group) != _leaves(error):
             raise
     if error is not None:
         raise error
+
+
+def _leaves(error: BaseException) -> list[int]:
+    """The identities of the errors in a group, however it is nested, or of one error."""
+    if isinstance(error, BaseExceptionGroup):
+        return [id for each in error.exceptions for id in _leaves(each)]
+    return [id(error)]

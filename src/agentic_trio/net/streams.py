@@ -1,57 +1,48 @@
-"""Plain sockets on Trio, without what a general stream costs.
-
-``trio.SocketStream`` takes a lock, a context manager for errors and two checkpoints for each call. On the
-busy path each of a request's handful of calls would cost as much as parsing its head.
-"""
+"""What both sides of the gateway ask of a connection, and an adapter that gives it to any Trio stream."""
 
 from __future__ import annotations
 
 import math
-import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Final
+from abc import abstractmethod
+from typing import Any, Final
 
 import trio
-
-if TYPE_CHECKING:
-    from agentic_trio.net.deadlines import Deadlines
 
 WRITE_PIECE: Final = 64 * 1024
 BODY_PIECE: Final = 64 * 1024
 MAX_READ: Final = 64 * 1024
 
-READS_BEFORE_YIELD = 8
-"""Reads in a row that find bytes waiting, before other tasks get their turn."""
 
+class Stream(trio.abc.HalfCloseableStream):
+    """A connection whose reads are bounded in time and can be interrupted.
 
-class DirectStream(trio.abc.HalfCloseableStream):
-    """A connected socket: reads and writes go to it at once, and wait only when it isn't ready.
-
-    One task may read while another writes. A call that needn't wait is no checkpoint, but for each
-    ``READS_BEFORE_YIELD``-th read; each call notices that it has been cancelled.
+    One task may read while another writes.
 
     Attributes:
         interrupted: the last read was ended by ``interrupt``, or is about to be.
-
-    Args:
-        stream: owns the socket, and closes it.
-        deadlines: end the waits that are bounded.
+        secure: the connection is under TLS.
     """
 
-    def __init__(self, stream: trio.SocketStream, deadlines: Deadlines) -> None:
-        self._stream = stream
-        self.socket = stream.socket
-        self._deadlines = deadlines
-        self._reads = 0
-        self.interrupted = False
+    interrupted = False
+    secure = False
 
+    @property
+    @abstractmethod
+    def socket(self) -> trio.socket.SocketType:
+        """The socket beneath."""
+
+    @abstractmethod
     async def receive_some(
         self, max_bytes: int | None = None, within: float = math.inf, *, patient: bool = False
     ) -> bytes:
         """Read what is there, waiting for the first byte; empty at the end.
 
-        ``patient`` waits without a look first, which would be in vain between the pieces of a slow stream.
+        Args:
+            max_bytes: bound on what is returned; ``MAX_READ`` if None.
+            within: bound on the wait, in seconds.
+            patient: nothing is expected to be there yet, so a look before the wait would be in vain.
 
         Raises:
             trio.TooSlowError: nothing came ``within`` so many seconds, or the wait was interrupted.
@@ -60,138 +51,107 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
         Cancellation: nothing is lost.
         """
-        self.interrupted = False
-        if patient:
-            self._descriptor()
-            await self._wait_readable(within)
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        self._reads += 1
-        if self._reads >= READS_BEFORE_YIELD:
-            self._reads = 0
-            await trio.lowlevel.checkpoint()
-        while True:
-            try:
-                return os.read(self._descriptor(), max_bytes or 65536)
-            except BlockingIOError:
-                await self._wait_readable(within)
-            except OSError as error:
-                raise trio.BrokenResourceError(str(error)) from error
 
-    async def _wait_readable(self, seconds: float) -> None:
-        self._reads = 0
-        if self.interrupted:
-            # While others had their turn.
-            raise trio.TooSlowError
-        self._deadlines.set(self, trio.current_time() + seconds)
-        try:
-            await trio.lowlevel.wait_readable(self.socket)
-        except trio.ClosedResourceError:
-            if self.socket.fileno() < 0:
-                raise
-        finally:
-            self._deadlines.clear(self)
-        if self.interrupted:
-            raise trio.TooSlowError
-
-    def is_quiet(self) -> bool:
-        """Whether the connection is open and nothing has come. What has come is lost."""
-        try:
-            os.read(self._descriptor(), 1)
-        except BlockingIOError:
-            return True
-        except (OSError, trio.ClosedResourceError):
-            return False
-        return False
-
+    @abstractmethod
     def interrupt(self) -> None:
         """End a read that waits for bytes as if its time were over. Without one, it does nothing."""
-        self.interrupted = True
-        trio.lowlevel.notify_closing(self.socket)
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write all of it.
+    @abstractmethod
+    def is_readable(self) -> bool:
+        """Whether bytes, the end or an error wait to be read. Nothing is lost by asking."""
 
-        Raises:
-            trio.BrokenResourceError: the connection broke.
-            trio.ClosedResourceError: this side closed it.
+    async def give_way(self) -> None:
+        """Let other tasks run, if this one has gone on for long without a read that waited.
 
-        Cancellation: part of the data may be on its way.
+        Cancellation: is put off until the next call.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        sent = self.send_nowait(data)
-        if sent < len(data):
-            with memoryview(data) as view:
-                while sent < len(data):
-                    await self.wait_send_all_might_not_block()
-                    sent += self.send_nowait(view[sent:])
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
-        """Write what the kernel takes at once; answers how much that was. Raises as ``send_all`` does."""
-        if not data:
-            return 0
-        try:
-            return os.write(self._descriptor(), data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise trio.BrokenResourceError(str(error)) from error
+        """Write what is taken at once; return how many bytes that were. Raises as ``send_all`` does."""
+        return 0
 
-    def _descriptor(self) -> int:
-        # Asked for each time: once the socket is closed its number may be another's.
-        descriptor: int = self.socket.fileno()
-        if descriptor < 0:
-            raise trio.ClosedResourceError("this side closed the connection")
-        return descriptor
+    def reset_on_close(self) -> None:
+        """Make closing the stream visible as a reset: for a message whose end is the close itself."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+class AdaptedStream(Stream):
+    """Any other Trio stream, such as ``trio.SSLStream``.
+
+    Args:
+        stream: what is read and written; it is closed with this one.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.secure = isinstance(stream, trio.SSLStream)
+        self._waiting = trio.CancelScope()
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        found: trio.socket.SocketType = self._beneath().socket
+        return found
+
+    def _beneath(self) -> Any:
+        stream = self._stream
+        while isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        return stream
+
+    async def receive_some(
+        self, max_bytes: int | None = None, within: float = math.inf, *, patient: bool = False
+    ) -> bytes:
+        self.interrupted = False
+        with trio.CancelScope(deadline=trio.current_time() + within) as self._waiting:
+            return bytes(await self._stream.receive_some(max_bytes or MAX_READ))
+        raise trio.TooSlowError
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+        self._waiting.cancel()
+
+    def is_readable(self) -> bool:
+        is_readable = getattr(getattr(self._beneath(), "socket", None), "is_readable", None)
+        return is_readable is not None and bool(is_readable())
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write all of it. Cancellation: part of the data may be on its way."""
+        await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the kernel takes more. Cancellation: nothing happened."""
-        self._descriptor()
-        try:
-            await trio.lowlevel.wait_writable(self.socket)
-        except trio.ClosedResourceError:
-            # Interrupting a read wakes this too; then nothing was closed, and who finds no room waits again.
-            self._descriptor()
+        """Wait until more is taken. Cancellation: nothing happened."""
+        await self._stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """Close the sending side. Cancellation: nothing happened."""
-        await self._stream.send_eof()
+        """Close the sending side, where the stream beneath can. Cancellation: nothing happened."""
+        # TLS can't end one side alone. HTTP's peers take the end of the connection beneath it as its end.
+        beneath = self._beneath()
+        if isinstance(beneath, trio.abc.HalfCloseableStream):
+            await beneath.send_eof()
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Close the connection. Cancellation: closed all the same."""
         await self._stream.aclose()
 
-    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
-        """Set an option of the socket."""
-        self._stream.setsockopt(level, option, value)
 
-
-async def open_direct_stream(host: str, port: int, *, deadlines: Deadlines) -> DirectStream:
-    """Connect to a TCP port. Raises OSError. Cancellation: nothing is left open."""
-    return DirectStream(await trio.open_tcp_stream(host, port), deadlines)
-
-
-async def send_within(stream: trio.abc.SendStream | DirectStream, data: bytes, timeout: float) -> None:
-    """Send ``data``; the peer has ``timeout`` seconds for each 64 KiB of it.
+async def send_within(stream: Stream, data: bytes | memoryview, seconds: float) -> None:
+    """Send ``data``; the peer has ``seconds`` for each 64 KiB of it.
 
     Raises:
-        trio.TooSlowError: The peer didn't read; part of the data may be on its way.
+        trio.TooSlowError: the peer didn't read; part of the data may be on its way.
+        trio.BrokenResourceError: the connection broke.
+        trio.ClosedResourceError: this side closed it.
 
     Cancellation: part of the data may be on its way, so the stream is good for nothing else.
     """
-    sent = 0
-    if isinstance(stream, DirectStream):
-        # Nearly always the kernel takes all of it, and there is nothing to wait for.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        sent = stream.send_nowait(data)
+    await trio.lowlevel.checkpoint_if_cancelled()
+    # Nearly always the kernel takes all of it, and there is nothing to wait for.
+    sent = stream.send_nowait(data)
     view = memoryview(data)
     for start in range(sent, len(data), WRITE_PIECE):
-        with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
+        with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:
             await stream.send_all(view[start : start + WRITE_PIECE])
         if scope.cancelled_caught:
             raise trio.TooSlowError
-
-
-def reset_on_close(stream: DirectStream | trio.SocketStream) -> None:
-    """Make closing the stream visible as a reset: for a response whose end is the close itself."""
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

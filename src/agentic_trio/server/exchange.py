@@ -1,32 +1,26 @@
-"""One request and its response: the ASGI side of a connection."""
+"""One request and its response, as ASGI's ``receive`` and ``send``."""
 
 from __future__ import annotations
 
 from functools import partial
-from time import time
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import unquote
 
 import trio
 
 from agentic_trio.http1.request_body import ChunkedBody, LengthBody
 from agentic_trio.http1.request_head import RequestHead, RequestRefused
 from agentic_trio.http1.response_writer import ResponseWriter
-from agentic_trio.net.streams import BODY_PIECE, MAX_READ, send_within
+from agentic_trio.net.streams import BODY_PIECE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hypercorn.typing import (
-        ASGIReceiveEvent,
-        ASGISendEvent,
-        HTTPDisconnectEvent,
-        HTTPScope,
-        ResponseSummary,
-    )
+    from hypercorn.typing import ASGIReceiveEvent, ASGISendEvent, HTTPDisconnectEvent
 
+    from agentic_trio.errors import GatewayError
     from agentic_trio.net.disconnects import Peer, Watch
-    from agentic_trio.server.connection import HTTPConnection
+    from agentic_trio.server.channel import Channel
+    from agentic_trio.server.state import ServerState
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DISCONNECT: Final[HTTPDisconnectEvent] = {"type": "http.disconnect"}
@@ -37,78 +31,36 @@ class ClientGone(OSError):
 
 
 class Exchange:
-    """Runs the app for one request, in the connection's task.
+    """What the app reads and sends for one request, in the connection's task.
 
-    There is no reading task: ``receive`` reads the socket, so a disconnect is seen by an
+    There is no reading task: ``receive`` reads the connection, so a disconnect is seen by an
     app that waits for one, and a body is never read ahead of the app.
 
     Attributes:
-        finished: The whole response was sent.
-        gone: The client closed, or can't be written to.
-        refusal: What to answer instead of a response that never began.
+        finished: the whole response was sent.
+        gone: the client closed, or can't be written to.
+        refusal: the error to send instead of a response that never began.
+
+    Args:
+        last: the connection closes after this exchange.
     """
 
-    def __init__(self, connection: HTTPConnection, head: RequestHead) -> None:
+    def __init__(self, channel: Channel, head: RequestHead, server: ServerState, *, last: bool) -> None:
         self.head = head
         self.body = ChunkedBody() if head.content_length is None else LengthBody(head.content_length)
         self.response = ResponseWriter(method=head.method, version=head.version)
         self.finished = False
         self.gone = False
-        self.refusal: RequestRefused | None = None
-        self._connection = connection
+        self.refusal: GatewayError | None = None
+        self._channel = channel
+        self._server = server
+        self._last = last
         self._body_delivered = False
         self._awaits_continue = head.expects_continue
         self._piece_left = 0
         self._piece_deadline = 0.0
         self._interim: trio.Event | None = None
         self._read_ahead_full: trio.Event | None = None
-
-    async def run(self) -> None:
-        """Call the app; its errors are logged, not raised.
-
-        Cancellation: the app is cancelled.
-        """
-        connection = self._connection
-        started = time()
-        scope = connection.scope(self.head)
-        try:
-            await connection.app(
-                scope,
-                Receive(self, connection.peer),
-                self.send,
-                trio.to_thread.run_sync,
-                trio.from_thread.run,
-            )
-        except (Exception, BaseExceptionGroup) as error:
-            await self._app_failed(error)
-        else:
-            if not self.finished and not self.gone and self.refusal is None:
-                await connection.config.log.error("The ASGI app returned without a complete response")
-        if not self.response.head_sent and not self.gone and self.refusal is None:
-            self.refusal = RequestRefused(500, "The server had an error.")
-        if connection.config.accesslog is not None:
-            summary = cast("ResponseSummary", self._summary())
-            await connection.config.log.access(scope, summary, time() - started)
-
-    def _summary(self) -> dict[str, Any] | None:
-        """The response for the access log; None if the client didn't get one, or not all of it."""
-        if self.finished:
-            return {"status": self.response.status, "headers": self.response.headers}
-        if self.refusal is not None and not self.response.head_sent and not self.gone:
-            return {"status": self.refusal.status, "headers": []}
-        return None
-
-    async def _app_failed(self, error: Exception | BaseExceptionGroup) -> None:
-        errors: BaseException | None = error
-        rest: BaseException | None = None
-        if not isinstance(error, Exception):
-            # A cancelled app may have failed as well; only the cancellation goes on.
-            errors, rest = error.split(Exception)
-        expected = errors is None or _is_only(errors, ClientGone)
-        if not expected:
-            await self._connection.config.log.exception("Error in ASGI Framework", exc_info=errors)
-        if rest is not None:
-            raise rest
 
     async def receive(self) -> ASGIReceiveEvent:
         """ASGI's ``receive``.
@@ -129,7 +81,7 @@ class Exchange:
 
     async def _receive_body(self) -> ASGIReceiveEvent:
         while True:
-            data = self.body.read(self._connection.buffer)
+            data = self.body.read(self._channel.buffer)
             complete = self.body.complete
             if data or complete:
                 self._awaits_continue = False
@@ -143,38 +95,36 @@ class Exchange:
     async def _read_body(self) -> bool:
         if self._piece_left <= 0:
             self._piece_left = BODY_PIECE
-            self._piece_deadline = trio.current_time() + self._connection.limits.body_timeout
-        had = len(self._connection.buffer)
+            self._piece_deadline = trio.current_time() + self._channel.limits.body_timeout
+        had = len(self._channel.buffer)
         with trio.CancelScope(deadline=self._piece_deadline) as scope:
             there = await self._read()
-            self._piece_left -= len(self._connection.buffer) - had
+            self._piece_left -= len(self._channel.buffer) - had
             return there
         if scope.cancelled_caught:
-            raise RequestRefused(408, "The request body didn't arrive in time.")
+            raise RequestRefused("The request body didn't arrive in time.", status=408)
         return False
 
     async def _read(self) -> bool:
         try:
-            data = await self._connection.stream.receive_some(MAX_READ)
+            there = await self._channel.read()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            data = b""
-        self._connection.buffer += data
-        self.gone = self.gone or not data
+            there = False
+        self.gone = self.gone or not there
         return not self.gone
 
     def watch(self, peer: Peer, cancel: Callable[[], None]) -> Watch:
         """Call ``cancel`` if the client leaves while the block lasts. The request has been read."""
 
-        def hung_up() -> None:
+        def left() -> None:
             self.gone = True
             cancel()
 
-        return peer.watch(hung_up)
+        return peer.watch(left)
 
     async def _watch(self) -> None:
-        """Wait for the client to go away; keep what it sends, up to a bound."""
-        connection = self._connection
-        while len(connection.buffer) < connection.limits.read_ahead:
+        """Wait for the client to leave; keep what it sends, up to a bound."""
+        while len(self._channel.buffer) < self._channel.limits.read_ahead:
             if not await self._read():
                 return
         self._read_ahead_full = trio.Event()
@@ -194,9 +144,9 @@ class Exchange:
         """ASGI's ``send``.
 
         Raises:
-            ClientGone: The client left, read nothing for the write timeout, or broke the
+            ClientGone: the client left, read nothing for the write timeout, or broke the
                 framing of its request.
-            RuntimeError: The app's messages are no HTTP response.
+            RuntimeError: the app's messages are no HTTP response.
 
         Cancellation: the response may be cut short; the connection is then closed.
         """
@@ -218,7 +168,7 @@ class Exchange:
         response = self.response
         if not response.head_sent:
             response.keep_alive = self._may_keep_alive()
-        wire = response.body(data, more, self._connection.context.response_headers())
+        wire = response.body(data, more, self._server.response_headers())
         if wire:
             await self._transmit(wire)
         self.finished = response.complete
@@ -226,19 +176,19 @@ class Exchange:
     def _may_keep_alive(self) -> bool:
         return (
             self.head.keep_alive
+            and not self._last
             and not self._awaits_continue
-            and self.body.ends_within(self._connection.limits.read_ahead)
-            and self._connection.may_keep_alive()
+            and self.body.ends_within(self._channel.limits.read_ahead)
+            and self._server.keeps_alive
         )
 
     async def _transmit(self, data: bytes) -> None:
-        connection = self._connection
         try:
-            await send_within(connection.stream, data, connection.limits.write_timeout)
+            await self._channel.send(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             self.gone = True
-            # Also wakes a `receive` that reads the same socket.
-            await trio.aclose_forcefully(connection.stream)
+            # Also wakes a `receive` that reads the same connection.
+            await self._channel.close()
             if self._read_ahead_full is not None:
                 self._read_ahead_full.set()
             raise ClientGone from error
@@ -253,7 +203,7 @@ class Exchange:
         """
         try:
             while not self.body.complete:
-                if not self.body.read(self._connection.buffer) and not await self._read_body():
+                if not self.body.read(self._channel.buffer) and not await self._read_body():
                     return False
         except RequestRefused:
             return False
@@ -274,37 +224,3 @@ class Receive:
 
     async def __call__(self) -> ASGIReceiveEvent:
         return await self._receive()
-
-
-def build_scope(
-    head: RequestHead,
-    *,
-    root_path: str,
-    client: tuple[str, int] | None,
-    server: tuple[str, int] | None,
-    state: dict[str, Any],
-) -> HTTPScope:
-    """The ASGI scope of a request, with hypercorn's keys."""
-    path, _, query = head.target.partition(b"?")
-    return {
-        "type": "http",
-        "http_version": head.version,
-        "asgi": {"spec_version": "2.1", "version": "3.0"},
-        "method": head.method,
-        "scheme": "http",
-        "path": unquote(path.decode("ascii")),
-        "raw_path": path,
-        "query_string": query,
-        "root_path": root_path,
-        "headers": head.headers,
-        "client": client,
-        "server": server,
-        "state": cast("Any", state.copy()),
-        "extensions": {},
-    }
-
-
-def _is_only(error: BaseException, kind: type[BaseException]) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(kind)[1] is None
-    return isinstance(error, kind)

@@ -8,8 +8,8 @@ import trio
 from hypercorn.config import Config as HypercornConfig
 
 from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.limits import ConnectionLimits
-from agentic_trio.server.listen import serve_asgi
 from agentic_trio.web.app import create_app
 
 if TYPE_CHECKING:
@@ -83,6 +83,5 @@ def hypercorn_config(config: Config) -> HypercornConfig:
     settings.graceful_timeout = config.graceful_timeout + FAREWELL
     settings.keep_alive_timeout = KEEP_ALIVE_TIMEOUT
     settings.keep_alive_max_requests = 1_000_000
-    settings.errorlog = None
     settings.accesslog = None
     return settings

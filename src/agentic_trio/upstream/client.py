@@ -1,33 +1,34 @@
-"""The model server, over HTTP: requests as httpx has them, whose failures become ours here."""
+"""Calls to the model server. httpx's errors become the gateway's here."""
 
 from __future__ import annotations
 
+import logging
+import secrets
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from agentic_trio.errors import UpstreamError
+from agentic_trio.errors import GatewayError, UpstreamError
 from agentic_trio.net.deadlines import open_deadlines
-from agentic_trio.net.streams import open_direct_stream
+from agentic_trio.net.direct import open_direct_stream
+from agentic_trio.upstream.answer import Answer, ReceivedChunks
+from agentic_trio.upstream.faults import Outages, upstream_error
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.wire.dialect import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
-    from agentic_trio.upstream.transport import Exchange, Meanwhile
+    from agentic_trio.upstream.answer import Headers
+    from agentic_trio.upstream.round_trip import Meanwhile, ResponseStream
 
-    Headers = Sequence[tuple[bytes, bytes]]
-
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""The largest whole answer that is taken into memory."""
+logger = logging.getLogger(__name__)
 
 _PATHS = frozenset(
     {
@@ -41,92 +42,34 @@ _PATHS = frozenset(
         "/v1/messages/count_tokens",
     }
 )
-"""Paths whose URLs are kept once parsed: strangers choose the others."""
+"""Paths whose parsed URLs are kept. Strangers choose the others, so keeping them would need a bound."""
 
 KEEP_ALIVE_EXPIRY = 4.0
-"""Seconds that an idle connection is used again. uvicorn, which vLLM runs on, closes it after five."""
+"""Seconds for which an idle connection is reused. uvicorn, which vLLM runs on, closes it after five."""
 
 OF_THE_BODY = frozenset({b"accept", b"content-type", b"idempotency-key"})
 """Headers that describe the client's own request. The one that asks for a response sets its own."""
+
+MARK: Final = b"x-agentic-trio-via"
+"""The header that names each gateway which has sent a request on."""
 
 MAX_REFUSAL_BYTES = 64 * 1024
 """How much of a refusal's body is read: enough for any message."""
 
 
-class Chunks(Protocol):
-    """The chunks of a body, as they are read. Cancelling a read closes the connection."""
-
-    @property
-    def waits(self) -> bool:
-        """Whether the next chunk is still to come."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing follows what was given. If that isn't known, the next ``__anext__`` tells."""
-
-    def __aiter__(self) -> Chunks: ...
-
-    async def __anext__(self) -> bytes: ...
-
-
-@dataclass(slots=True)
-class Answer:
-    """An upstream's answer whose head has arrived.
-
-    Attributes:
-        status: its HTTP status.
-        headers: as they came, names in the upstream's spelling.
-        chunks: the body's bytes as they are read, content-encoding untouched.
-    """
-
-    status: int
-    headers: Headers
-    chunks: Chunks
-
-    def header(self, name: bytes) -> str | None:
-        """The first header of this (lower-case) name."""
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value.decode("latin-1")
-        return None
-
-    async def body(self, limit: int = MAX_ANSWER_BYTES) -> bytes:
-        """The whole body. Raises UpstreamError when it is larger than ``limit``."""
-        with UpstreamErrors():
-            parts = []
-            size = 0
-            async for chunk in self.chunks:
-                size += len(chunk)
-                if size > limit:
-                    raise UpstreamError("The model server's answer is too large.")
-                parts.append(chunk)
-            return b"".join(parts)
-
-    async def beginning(self, limit: int) -> bytes:
-        """As much of the body as ``limit`` allows; less if it breaks off."""
-        parts = []
-        size = 0
-        try:
-            async for chunk in self.chunks:
-                parts.append(chunk)
-                size += len(chunk)
-                if size >= limit:
-                    break
-        except httpx.HTTPError:
-            pass  # The status says what matters; the words are a courtesy.
-        return b"".join(parts)[:limit]
-
-
 class Upstream:
-    """Calls to the model server. Locks no credentials: they come with each request.
+    """Calls to the model server. Credentials come with each request; none are kept.
 
-    Requests go to the transport directly: what ``httpx.AsyncClient`` does on top (redirects, cookies,
-    auth flows, headers of its own) is what a gateway must not do, and most of what a call would cost.
+    Requests go directly to the transport. What ``httpx.AsyncClient`` would add (redirects, cookies, auth
+    flows, headers of its own) a gateway must not do, and it would be most of the cost of a call.
 
     Args:
-        origin: the model server's URL; paths are put behind it.
+        origin: the model server's URL, to which paths are appended.
         transport: carries the requests.
         timeouts: httpx's, in seconds, by phase.
+
+    Attributes:
+        mark: names this gateway to itself, in ``MARK``.
     """
 
     def __init__(self, origin: str, transport: StreamTransport, timeouts: dict[str, float | None]) -> None:
@@ -135,9 +78,12 @@ class Upstream:
         self._extensions = {"timeout": timeouts}
         self._urls: dict[str, httpx.URL] = {}
         self._host = httpx.URL(origin).netloc
+        self._outages = Outages(self._host.decode("ascii"))
+        self._loops = False
+        self.mark = secrets.token_hex(8).encode()
 
     def _url(self, path: str, query: bytes) -> httpx.URL:
-        """A path behind the origin. The few without variable parts are parsed once."""
+        """The URL of a path. Those without variable parts are parsed once."""
         if query or path not in _PATHS:
             return httpx.URL(self._origin + path, query=query or None)
         url = self._urls.get(path)
@@ -148,13 +94,13 @@ class Upstream:
     def stream(
         self, body: bytes, context: RequestContext, meanwhile: Meanwhile
     ) -> AbstractAsyncContextManager[Answer]:
-        """Ask for a response, and read its answer inside the block.
+        """Create a response; read it inside the block.
 
         ``meanwhile`` is awaited when the request has been sent, while the server works. What it raises ends
         the call and is raised.
 
         Raises:
-            UpstreamError: it could not be reached, refused, or broke off.
+            UpstreamError: the server could not be reached, refused, or broke off.
 
         Cancellation: closes the connection at once, so that the server stops generating.
         """
@@ -164,31 +110,52 @@ class Upstream:
             *(field for field in context.headers if field[0] not in OF_THE_BODY),
         ]
         request = self._request("POST", "/v1/responses", b"", headers, body, context)
-        return _Asked(self._transport, request, meanwhile)
+        return _CreateCall(self._transport, self._outages, request, meanwhile)
 
     def forward(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
     ) -> AbstractAsyncContextManager[Answer]:
-        """Send a request as it is, with its context's authorization; read the answer inside the block.
+        """Send a request as it is, with its context's authorization; read the response inside the block.
 
         Raises:
-            UpstreamError: the upstream could not be reached or broke off. Refusals are answers.
+            UpstreamError: the server could not be reached, or broke off. A refusal is a response like others.
 
         Cancellation: closes the connection at once.
         """
-        return _Call(self._transport, self._request(method, path, query, headers, body, context))
+        request = self._request(method, path, query, headers, body, context)
+        return _Call(self._transport, self._outages, request)
+
+    def refuse_own(self, headers: Headers) -> None:
+        """Refuse a client's request that this gateway has sent: its model server leads back to it.
+
+        Args:
+            headers: of the client's request, names in lower case.
+
+        Raises:
+            GatewayError: 508. Otherwise each request would call the gateway until it has no slots left.
+        """
+        if (MARK, self.mark) not in headers:
+            return
+        if not self._loops:
+            self._loops = True
+            logger.error(
+                "the model server's address, %s, leads back to this gateway", self._host.decode("ascii")
+            )
+        raise GatewayError(
+            "The model server's address leads back to this gateway.", status=508, code="loop_detected"
+        )
 
     def _request(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
     ) -> httpx.Request:
-        sent = [(b"host", self._host), *headers]
+        sent = [(b"host", self._host), (MARK, self.mark), *headers]
         if body or method != "GET":
             sent.append((b"content-length", b"%d" % len(body)))
         if context.authorization is not None:
             sent.append((b"authorization", context.authorization))
         if context.request_id:
             sent.append((b"x-request-id", context.request_id.encode()))
-        # Given as a stream, the body leaves the headers to us: httpx would look up each that it may add.
+        # httpx adds no headers to a request whose body is a stream, and so looks none up.
         return httpx.Request(
             method,
             self._url(path, query),
@@ -198,9 +165,9 @@ class Upstream:
         )
 
     async def probe(self, context: RequestContext) -> None:
-        """Ask whether the server is well and lists its models. Raises UpstreamError when it is not."""
-        # vLLM goes on listing its models when its engine has died, but is then unhealthy. A server
-        # without /health has nothing to say there; one that wants a key is there, and clients bring it.
+        """Check that the server is healthy and lists its models. Raises UpstreamError if not."""
+        # vLLM goes on listing its models when its engine has died, but reports that it is unhealthy. Other
+        # servers have no /health. One that refuses for want of a key is there; clients bring the key.
         for path, absent in (("/health", 404), ("/v1/models", None)):
             status = await self._status(path, context)
             if status != absent and (status >= 500 or status == 404):
@@ -214,20 +181,29 @@ class Upstream:
 
 
 class _Call:
-    """One request, open for as long as its answer is read."""
+    """One request, open while its response is read."""
 
     def __init__(
-        self, transport: StreamTransport, request: httpx.Request, meanwhile: Meanwhile | None = None
+        self,
+        transport: StreamTransport,
+        outages: Outages,
+        request: httpx.Request,
+        meanwhile: Meanwhile | None = None,
     ) -> None:
         self._transport = transport
+        self._outages = outages
         self._request = request
         self._meanwhile = meanwhile
-        self._exchange: Exchange
+        self._response: ResponseStream
 
     async def __aenter__(self) -> Answer:
-        with UpstreamErrors():
-            self._exchange = exchange = await self._transport.open(self._request, self._meanwhile)
-        return Answer(exchange.status, exchange.headers, exchange)
+        try:
+            self._response = response = await self._transport.open(self._request, self._meanwhile)
+        except httpx.HTTPError as error:
+            self._outages.failed(error)
+            raise upstream_error(error) from error
+        self._outages.reached()
+        return Answer(response.status, response.headers, ReceivedChunks(response))
 
     async def __aexit__(
         self,
@@ -235,12 +211,11 @@ class _Call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._exchange.aclose()
-        _raise_ours(error)
+        await self._response.aclose()
 
 
-class _Asked(_Call):
-    """A call whose answer is a response, not a refusal."""
+class _CreateCall(_Call):
+    """A call that raises a refusal instead of returning it."""
 
     async def __aenter__(self) -> Answer:
         answer = await super().__aenter__()
@@ -249,39 +224,9 @@ class _Asked(_Call):
         try:
             words = await answer.beginning(MAX_REFUSAL_BYTES)
         finally:
-            await self._exchange.aclose()
+            await self._response.aclose()
         status = answer.status if answer.status >= 400 else 502
         raise refusal(status, words, answer.header(b"retry-after"))
-
-
-class UpstreamErrors:
-    """Within this block httpx's failures are ours."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _raise_ours(error)
-
-
-def _raise_ours(error: BaseException | None) -> None:
-    if isinstance(error, httpx.HTTPError):
-        raise _upstream_error(error) from error
-
-
-def _upstream_error(error: httpx.HTTPError) -> UpstreamError:
-    if isinstance(error, httpx.TimeoutException):
-        phase = "accept a connection" if isinstance(error, httpx.ConnectTimeout) else "answer"
-        message = f"The model server did not {phase} in time."
-        return UpstreamError(message, status=504, code="upstream_timeout")
-    if isinstance(error, httpx.ConnectError):
-        return UpstreamError("The model server can't be reached.", code="upstream_unreachable")
-    return UpstreamError("The model server broke off its answer.")
 
 
 @asynccontextmanager

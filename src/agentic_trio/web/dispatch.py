@@ -101,7 +101,8 @@ class RequestNursery(TrioASGIHTTPConnection):
             request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
             try:
                 self.app.callers.check(request.header(b"host"), request.header(b"origin"))
-            except InvalidRequest as refusal:
+                self.app.gateway.upstream.refuse_own(request.headers)
+            except GatewayError as refusal:
                 await self._reply(await refuse(request, refusal), request, send)
                 return
             handler = self.app.direct.get((self.scope["method"], self.scope["path"]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agentic_trio.upstream.client import MARK
+
 if TYPE_CHECKING:
     from agentic_trio.config import Config
 
@@ -53,6 +55,7 @@ FORWARDED_WITHOUT_CREDENTIALS = frozenset(
         b"tracestate",
         b"user-agent",
         b"x-session-id",
+        MARK,
     }
 )
 """All that goes up when ``client_auth`` is ``replace``: any other header might be a client's credential."""

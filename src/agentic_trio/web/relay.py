@@ -9,13 +9,12 @@ import trio
 
 from agentic_trio.errors import NotFound
 from agentic_trio.gateway.turn import turn_timeout
-from agentic_trio.upstream.client import UpstreamErrors
 from agentic_trio.web.dispatch import Routes
 from agentic_trio.web.forwarding import to_client
 from agentic_trio.web.reply import Chunks, Reply
 
 if TYPE_CHECKING:
-    from agentic_trio.upstream.client import Answer
+    from agentic_trio.upstream.answer import Answer
     from agentic_trio.web.dispatch import Handler
     from agentic_trio.web.scope import RequestScope
 
@@ -108,8 +107,7 @@ class RelayBody(Chunks):
     def __init__(self, answer: Answer) -> None:
         self._chunks = answer.chunks
         self._first: list[bytes] = []
-        kind = (answer.header(b"content-type") or "").lower()
-        self.is_event_stream = kind.startswith("text/event-stream")
+        self.is_event_stream = answer.is_event_stream
 
     async def begin(self) -> None:
         """Wait for the first bytes, so that an upstream that dies before them is a 502.
@@ -119,7 +117,7 @@ class RelayBody(Chunks):
         if self.is_event_stream and self._chunks.waits:
             self._first = [b""]
         elif not self._chunks.ended:
-            with UpstreamErrors(), suppress(StopAsyncIteration):
+            with suppress(StopAsyncIteration):
                 self._first = [await anext(self._chunks)]
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import NotFound
-from agentic_trio.gateway.idempotency import check_repeat, fingerprint_of, idempotent_id
+from agentic_trio.gateway.idempotency import IdempotencyKey
 from agentic_trio.web.dispatch import Routes
 from agentic_trio.web.queries import (
     boolean_argument,
@@ -44,9 +44,9 @@ async def create_response(request: RequestScope) -> Reply:
     request.ticket.take_slot()
     if route(body).relayed:
         return await relay(request, "/v1/responses", body)
-    if key := request.header(b"idempotency-key"):
-        return await _once(request, body, key)
-    turn = gateway.turns.new(body, request.context, request.ticket)
+    if name := request.header(b"idempotency-key"):
+        return await _once(request, body, name)
+    turn = await gateway.turns.new(body, request.context, request.ticket)
     return await _follow(request, turn, outlives=_outlives(request))
 
 
@@ -75,24 +75,22 @@ async def _reply(request: RequestScope, turn: Turn) -> Reply:
     return Reply(body)
 
 
-async def _once(request: RequestScope, body: bytes, key: str) -> Reply:
-    """Serve a request that may be repeated: it runs once, and every repeat gets its response.
+async def _once(request: RequestScope, body: bytes, name: str) -> Reply:
+    """Serve a request that has an ``Idempotency-Key``: it runs once, and every repeat gets its response.
 
     The turn outlives its client: the repeat of a request whose response was lost would find it cancelled.
     """
+    _key_length(name, "idempotency-key")
     gateway = request.gateway
     owner = request.context.owner
-    id, fingerprint = idempotent_id(owner, key), fingerprint_of(body)
-    async with gateway.keys.lock(owner, key):
-        turn = gateway.turns.find(owner, id)
-        if turn is not None:
-            check_repeat(turn.recording.fingerprint, fingerprint)
-        elif await gateway.responses.repeated(owner, id, fingerprint):
-            if route(body).stream is True:
-                return event_stream(await gateway.responses.repeated_stream(owner, id))
-            return request.reply(await gateway.responses.read(owner, id))
-        else:
-            turn = gateway.turns.new(body, request.context, request.ticket, id=id, fingerprint=fingerprint)
+    key = IdempotencyKey.of(name, request.credentials(), body)
+    async with gateway.keys.lock(owner, key.digest.hex()):
+        turn = gateway.turns.find_repeated(owner, key)
+        if turn is None:
+            id = await gateway.responses.repeated(owner, key)
+            if id is not None:
+                return await _replay(request, id, stream=route(body).stream is True)
+            turn = await gateway.turns.new(body, request.context, request.ticket, key=key)
             if not turn.call.store:
                 # Nothing is kept for a repeat to get, so the repeat runs after this one.
                 return await _follow(request, turn, outlives=False)
@@ -100,6 +98,15 @@ async def _once(request: RequestScope, body: bytes, key: str) -> Reply:
     return await _reply(request, turn)
 
 
+async def _replay(request: RequestScope, id: str, *, stream: bool) -> Reply:
+    """Reply to a repeat whose first request has ended."""
+    owner, responses = request.context.owner, request.gateway.responses
+    if stream:
+        return event_stream(await responses.repeated_stream(owner, id))
+    return request.reply(await responses.read(owner, id))
+
+
+_key_length = checks.string(256)
 _on_disconnect = checks.one_of("cancel", "finish")
 
 

@@ -91,6 +91,10 @@ class RequestScope:
             )
         return self._context
 
+    def credentials(self) -> list[bytes]:
+        """The values of the headers that say who the client is."""
+        return [value for name, value in self.headers if name in (b"authorization", b"x-api-key")]
+
     @property
     def direct(self) -> bool:
         """Whether the request may skip Quart's dispatch.

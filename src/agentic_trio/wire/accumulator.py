@@ -5,15 +5,16 @@ The rules, which hold whatever the upstream sends:
 - ``response.created`` and ``response.in_progress`` come first, ours; the upstream's are dropped.
 - ``sequence_number`` counts our events from 0. ``output_index`` counts items in the order in which they
   were added and is never reused. Item ids are ours: an upstream may repeat its own.
-- Nothing is mentioned before it was added, and all that was added is done before the terminal event.
-  What the upstream leaves out is made up from what it did send.
-- There is one terminal event. It holds the items exactly as their ``output_item.done`` did.
+- Nothing is mentioned before it was added, and everything that was added is done before the terminal
+  event. What the upstream leaves out is filled in from what it did send.
+- There is one terminal event. It contains the items exactly as their ``output_item.done`` did.
 
-An event whose bytes obey the rules already goes on as it came, but for the item's id.
+An event whose bytes already obey the rules is passed on as it came, except for the item's id.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,20 +23,15 @@ from agentic_trio.errors import GatewayError, UpstreamError
 from agentic_trio.wire import sse
 from agentic_trio.wire.dialect import (
     JsonObject,
-    decode_object,
-    normal_item,
     normal_usage,
+    reported_error,
+    reports_error,
 )
 from agentic_trio.wire.ids import MintId, item_prefix
-from agentic_trio.wire.output import (
-    DELTAS,
-    MAX_OUTPUT_ITEMS,
-    Event,
-    OutputItem,
-    decode_event,
-)
-from agentic_trio.wire.output_events import OutputEvents, object_of
-from agentic_trio.wire.responses import Snapshot, with_output
+from agentic_trio.wire.mending import decode_mended, decode_upstream
+from agentic_trio.wire.output import DELTAS, Event, OutputItem, decode_event, event_of, final_form
+from agentic_trio.wire.output_events import MAX_OUTPUT_ITEMS, OutputEvents, object_of
+from agentic_trio.wire.responses import Snapshot, reported_members, with_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,16 +51,23 @@ TERMINAL = {
     "failed": "response.failed",
     "cancelled": "response.failed",
 }
-"""How a response ended -> its terminal event. OpenAI has none of its own for a cancelled one."""
+"""How a response ended -> its terminal event. OpenAI has no separate one for a cancelled response."""
+
+ERRORS = frozenset({"error", "response.error"})
+"""Events that report an error. Others do if they are none of the Responses API."""
 
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
-"""How much of one answer is kept in memory. A delta counts as its text and
-``output_events.DELTA_COST`` more."""
+"""How much of one answer is kept in memory. A delta counts as the length of its text plus
+``output_events.DELTA_COST``."""
 
 RESPONSE_ERROR_CODES = frozenset(
     {"server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded"}
 )
-"""The codes that ``response.error`` may hold here; strict clients know no others."""
+"""The codes of ours that ``response.error`` may have; the others are ``server_error`` there. Codes that the
+model server sent are kept: clients act on ``insufficient_quota`` and the like, whatever OpenAI lists."""
+
+OUR_UPSTREAM_CODES = frozenset({"upstream_error", "upstream_timeout", "upstream_unreachable"})
+"""The codes of an UpstreamError that the model server didn't send."""
 
 
 class Accumulator:
@@ -72,7 +75,7 @@ class Accumulator:
 
     Attributes:
         snapshot: the Response object, without its output.
-        items: the output, in order.
+        items: the output items, in order.
         ended: whether the upstream has said how the response ended.
     """
 
@@ -87,20 +90,20 @@ class Accumulator:
         self._error: GatewayError | None = None
 
     def queue(self) -> list[bytes]:
-        """The first events of a turn that has to wait for its start."""
+        """Return the first events of a turn that may have to wait before it runs."""
         self.snapshot.status = "queued"
         return [self._lifecycle("response.created"), self._lifecycle("response.queued")]
 
     def begin(self) -> list[bytes]:
-        """The events of the start, before anything has come from the upstream."""
+        """Return the events that open the stream, before anything has arrived from the upstream."""
         self.snapshot.status = "in_progress"
         events = [] if self._output.sequence else [self._lifecycle("response.created")]
         return [*events, self._lifecycle("response.in_progress")]
 
     def receive(self, chunk: bytes) -> list[bytes]:
-        """Take what one read from the upstream returned; answer the events it makes, in order.
+        """Take the bytes of one read from the upstream and return the events they lead to, in order.
 
-        What is no event stream ends the response as ``failed``.
+        Bytes that are not an event stream end the response as ``failed``.
         """
         try:
             blocks = self._decoder.feed(chunk)
@@ -113,29 +116,27 @@ class Accumulator:
         """Take a whole answer that was not streamed.
 
         Raises:
-            UpstreamError: it is no Response object.
+            UpstreamError: it is not a Response object.
         """
         try:
-            answer = decode_object(body)
+            answer = decode_upstream(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamError("The model server sent something that is not a response.") from None
-        output = answer.get("output")
-        if not isinstance(output, list):
-            raise UpstreamError("The model server sent something that is not a response.")
-        if len(output) > MAX_OUTPUT_ITEMS:
-            raise UpstreamError("The model server sent too many items.")
+        output = _whole_output(answer)
+        whole = self._ending("response.completed", answer) == "completed"
         for upstream_item in output:
             if isinstance(upstream_item, dict):
                 type = upstream_item.get("type")
                 id = self._mint(item_prefix(type if isinstance(type, str) else ""))
-                final = normal_item(upstream_item, id, "completed")
+                final, cut = final_form(upstream_item, id, whole=whole)
                 item = OutputItem(len(self.items), id, final, None)
+                item.cut = cut
                 item.finish(final)
                 self.items.append(item)
         self._conclude("response.completed", answer)
 
     def end_of_stream(self) -> list[bytes]:
-        """The upstream closed its stream; if it never said how the response ended, it failed."""
+        """The upstream closed its stream. If it never said how the response ended, the response failed."""
         events: list[bytes] = []
         if not self.ended:
             events = self._events(self._decoder.end())
@@ -144,11 +145,15 @@ class Accumulator:
         return events
 
     def fail(self, error: GatewayError) -> None:
-        """The turn failed; what had arrived stays."""
+        """The turn failed. Output that had arrived is kept."""
         self._end("failed", error)
 
     def cancel(self, error: GatewayError | None = None) -> None:
-        """The turn was cancelled; what had arrived stays. ``error`` says why, if anyone can still hear it."""
+        """The turn was cancelled. Output that had arrived is kept.
+
+        Args:
+            error: the reason, if a client is still there to read it.
+        """
         self._end("cancelled", error)
 
     def _end(self, status: str, error: GatewayError | None) -> None:
@@ -158,26 +163,25 @@ class Accumulator:
         self.snapshot.incomplete_details = None
         self._error = error
         if error is not None:
-            code = error.code if error.code in RESPONSE_ERROR_CODES else "server_error"
-            self.snapshot.error = {"code": code, "message": error.message}
+            self.snapshot.error = {"code": _response_code(error), "message": error.message}
         for item in self.items:
             if item.final is None:
                 item.cut = True
                 item.finish(item.so_far("incomplete"))
 
     def output(self) -> list[bytes]:
-        """The output items' JSON texts, in order; those that had begun when the turn ended included."""
+        """Return the JSON texts of the output items, in order, including items that the ending cut off."""
         return [item.data for item in self.items]
 
     def response(self) -> bytes:
-        """The whole Response object, as it is now."""
+        """Return the whole Response object as it is now."""
         return with_output(self.snapshot.body(), self.output())
 
     def terminal_events(self) -> list[bytes]:
-        """The last events: ``error`` first if there was one, then the one that holds the response.
+        """Return the last events: ``error`` if there was one, then the event that holds the response.
 
-        A turn that was cancelled for no error just ends: OpenAI has no event that says so. Nothing is
-        used up by asking: if the ending can't be recorded, the turn ends in another way after all.
+        A turn that was cancelled without an error just ends: OpenAI has no event for that. Calling this
+        uses up no numbers, because the turn ends differently after all if its ending can't be stored.
         """
         first = self._output.sequence
         events = []
@@ -198,43 +202,52 @@ class Accumulator:
         )
 
     def _events(self, blocks: Iterable[sse.Block]) -> list[bytes]:
-        out: list[bytes] = []
         for block in blocks:
             if self.ended or block.data == b"[DONE]":
                 break
             try:
-                self._take(block, out)
+                self._take(block)
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 self.fail(UpstreamError("The model server sent something that is not an event."))
             except UpstreamError as error:
                 self.fail(error)
-        return out
+        return self._output.take_sent()
 
-    def _take(self, block: sse.Block, out: list[bytes]) -> None:
-        event = decode_event(block.data)
+    def _take(self, block: sse.Block) -> None:
+        members = None
+        try:
+            event = decode_event(block.data)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            members = decode_mended(block.data)
+            event = event_of(members)
+        if not event.type:
+            # Some servers name an event only in its ``event`` line. Its bytes can't pass as they are.
+            event.type, event.sequence_number = sse.event_name(block.raw), None
         family = DELTAS.get(event.type)
         if family is not None:
-            self._output.delta(family, event, block, out)
+            self._output.delta(family, event, block, members)
         else:
             self._output.left -= len(block.data)
-            self._step(event, decode_object(block.data), out)
+            self._step(event, members or decode_upstream(block.data))
         if self._output.left < 0 and not self.ended:
             raise UpstreamError("The model server's answer is too large.")
 
-    def _step(self, event: Event, members: JsonObject, out: list[bytes]) -> None:
+    def _step(self, event: Event, members: JsonObject) -> None:
         type = event.type
         if type in ("response.completed", "response.incomplete", "response.failed"):
-            self._terminal(type, object_of(members, "response"), out)
-        elif type == "error":
-            self.fail(_stream_error(members))
+            self._terminal(type, object_of(members, "response"))
+        elif type in ERRORS or (not type.startswith("response.") and reports_error(members)):
+            self.fail(reported_error(members))
         elif type not in ("response.created", "response.queued", "response.in_progress"):
-            self._output.step(event, members, out)
+            self._output.step(event, members)
 
-    def _terminal(self, type: str, answer: JsonObject, out: list[bytes]) -> None:
-        """The upstream says how the response ended: close what is open, and keep its own words."""
+    def _terminal(self, type: str, answer: JsonObject) -> None:
+        """The upstream says how the response ended: close what is open, in the words of its final output."""
         output = answer.get("output")
         whole = self._ending(type, answer) == "completed"
-        self._output.finish(output if isinstance(output, list) else (), whole=whole, out=out)
+        self._output.finish(output if isinstance(output, list) else (), whole=whole)
         self._conclude(type, answer)
 
     def _ending(self, type: str, answer: JsonObject) -> str:
@@ -245,28 +258,58 @@ class Accumulator:
     def _conclude(self, type: str, answer: JsonObject) -> None:
         snapshot = self.snapshot
         snapshot.usage = normal_usage(answer.get("usage"))
+        snapshot.reported = reported_members(answer)
         status = self._ending(type, answer)
+        reason = _incomplete_reason(answer)
         if status == "failed":
-            self.fail(_stream_error(answer))
+            self.fail(reported_error(answer))
+            snapshot.incomplete_details = {"reason": reason} if reason else None
             return
         self.ended = True
         snapshot.status = status
         if status == "completed":
             snapshot.completed_at = int(self._now())
         else:
-            details = answer.get("incomplete_details")
-            reason = details.get("reason") if isinstance(details, dict) else None
-            known = isinstance(reason, str) and reason
-            snapshot.incomplete_details = {"reason": reason if known else "max_output_tokens"}
+            snapshot.incomplete_details = {"reason": reason or "max_output_tokens"}
 
 
-def _stream_error(members: JsonObject) -> UpstreamError:
-    """What an ``error`` event or a failed response says went wrong."""
-    error = members.get("error")
-    if not isinstance(error, dict):
-        error = members
-    message, code = error.get("message"), error.get("code")
-    return UpstreamError(
-        message if isinstance(message, str) and message else "The model server failed.",
-        code=code if isinstance(code, str) else None,
-    )
+def not_a_stream(body: bytes) -> UpstreamError:
+    """Return the error for a whole answer to a request for a stream: its own words, if it is an error."""
+    try:
+        answer = decode_upstream(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        answer = {}
+    if reports_error(answer):
+        return reported_error(answer)
+    return UpstreamError("The model server did not answer with an event stream.")
+
+
+def _whole_output(answer: JsonObject) -> list[object]:
+    """The output of an answer that was not streamed. Raises UpstreamError: it is an error, or nothing."""
+    status, output = answer.get("status"), answer.get("output")
+    ended = isinstance(status, str) and status in TERMINAL
+    if not ended and reports_error(answer):
+        raise reported_error(answer)
+    if output is None and ended:
+        output = []
+    if not isinstance(output, list):
+        raise UpstreamError("The model server sent something that is not a response.")
+    if len(output) > MAX_OUTPUT_ITEMS:
+        raise UpstreamError("The model server sent too many items.")
+    return output
+
+
+def _incomplete_reason(answer: JsonObject) -> str | None:
+    details = answer.get("incomplete_details")
+    reason = details.get("reason") if isinstance(details, dict) else None
+    return reason if isinstance(reason, str) and reason else None
+
+
+def _response_code(error: GatewayError) -> str:
+    """The code of ``response.error``: one that clients know, or the model server's own if it is a word."""
+    code = error.code or ""
+    theirs = isinstance(error, UpstreamError) and code not in OUR_UPSTREAM_CODES
+    return code if code in RESPONSE_ERROR_CODES or (theirs and _WORD.fullmatch(code)) else "server_error"
+
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{3,63}")

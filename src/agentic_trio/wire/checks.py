@@ -1,7 +1,7 @@
 """Checks of a request's members, in the words of OpenAI's API.
 
 A check takes a decoded JSON value and the path that names it, and raises :class:`InvalidRequest`. The
-messages and codes are those that the live API was seen to answer with.
+messages and codes were observed on the live API.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, as OpenAI's messages call it (null is "an object" there)."""
+    """Name the kind of a JSON value as OpenAI's messages do; null is "an object" there."""
     return _KINDS[type(value)]
 
 
@@ -51,23 +51,30 @@ def unknown_parameter(path: str, hint: str = "") -> InvalidRequest:
 
 
 def known(names: Iterable[str], members: Collection[str]) -> None:
-    """Refuse a request's first member that is none of ``members``."""
+    """Refuse the first of a request's member names that is not in ``members``."""
     for name in names:
         if name not in members:
-            near = difflib.get_close_matches(name, members, n=1, cutoff=0.7)
-            raise unknown_parameter(name, f" Did you mean '{near[0]}'?" if near else "")
+            # Comparing costs the square of the length, and no name that is known is long.
+            short = len(name) <= 64
+            near = difflib.get_close_matches(name, members, n=1, cutoff=0.7) if short else []
+            raise unknown_parameter(shortened(name), f" Did you mean '{near[0]}'?" if near else "")
 
 
 def invalid_value(path: str, value: str, supported: Sequence[str]) -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid value: '{_short(value)}'. Supported values are: {_listed(supported)}.",
+        f"Invalid value: '{shortened(value)}'. Supported values are: {_listed(supported)}.",
         code="invalid_value",
         param=path,
     )
 
 
-def _short(value: str) -> str:
-    return value if len(value) <= 100 else value[:100] + "..."
+MAX_QUOTED = 100
+"""How many characters of a value or a path a message repeats."""
+
+
+def shortened(text: str) -> str:
+    """Return what a message may repeat of a client's own words: a megabyte of them must not come back."""
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -133,7 +140,8 @@ def _in_range(kind: str, value: float, path: str, minimum: float | None, maximum
     else:
         return
     raise InvalidRequest(
-        f"Invalid '{path}': {kind} {side} value. Expected a value {sign} {bound}, but got {value} instead.",
+        f"Invalid '{path}': {kind} {side} value. Expected a value {sign} {bound}, "
+        f"but got {shortened(str(value))} instead.",
         code=f"{kind}_{'below_min' if sign == '>=' else 'above_max'}_value",
         param=path,
     )
@@ -193,16 +201,22 @@ INCLUDABLE = (
 )
 _include = one_of(*INCLUDABLE)
 
+MAX_INCLUDED = 100
+"""How many values ``include`` may have; OpenAI knows eight."""
+
+MAX_TOOLS = 1024
+"""How many tools one request may offer. OpenAI takes 128."""
+
 
 def include(value: Any, path: str) -> None:
-    array(value, path)
+    array(value, path, MAX_INCLUDED)
     for index, name in enumerate(value):
         _include(name, f"{path}[{index}]")
 
 
 def tools(value: Any, path: str) -> None:
-    """Tools need a type, functions a name. Types that we don't know go upstream as they are."""
-    array(value, path)
+    """Every tool needs a type, and a function needs a name. Unknown types go upstream as they came."""
+    array(value, path, MAX_TOOLS)
     for index, tool in enumerate(value):
         where = f"{path}[{index}]"
         mapping(tool, where)

@@ -1,4 +1,4 @@
-"""Conversations and lists: what clients send for them, and what they are answered."""
+"""Conversations and lists: the requests that clients send, and the objects that are returned."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
-from agentic_trio.wire.create_response import parse_object
+from agentic_trio.wire.bodies import parse_object
 from agentic_trio.wire.dialect import decode_object, encode
 from agentic_trio.wire.items import CALLS, OUTPUTS, InputItem, parse_items
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from agentic_trio.wire.ids import MintId
 
 MAX_ITEMS = 20
-"""How many items a conversation may be created with, or be given at once."""
+"""How many items one request may create a conversation with, or add to it."""
 
 
 def parse_conversation(body: bytes, mint: MintId, *, strict: bool = False) -> tuple[bytes, list[InputItem]]:
-    """``POST /v1/conversations``: the metadata as JSON text, and the first items. No body is an empty one.
+    """Parse ``POST /v1/conversations``: the metadata as JSON text, and the first items.
 
     Args:
-        body: the request's bytes.
+        body: the request's bytes; an empty body is an empty object.
         mint: makes ids for the items that have none.
-        strict: refuse members that OpenAI doesn't know; otherwise the request's own are ignored. So with
-            the others below.
+        strict: refuse members that OpenAI doesn't know, in the request and in its items. Otherwise those
+            of the request are ignored.
 
     Raises:
-        InvalidRequest: in the words of OpenAI's API.
+        InvalidRequest: worded as OpenAI's API words it.
     """
     members = parse_object(body)
     if strict:
@@ -47,7 +47,7 @@ def parse_conversation(body: bytes, mint: MintId, *, strict: bool = False) -> tu
 
 
 def parse_conversation_update(body: bytes, *, strict: bool = False) -> bytes:
-    """``POST /v1/conversations/{id}``: the new metadata as JSON text; null is none. Raises InvalidRequest."""
+    """Parse ``POST /v1/conversations/{id}``: the new metadata as JSON text. Raises InvalidRequest."""
     members = parse_object(body, nulls=True)
     if "metadata" not in members:
         raise checks.missing("metadata")
@@ -57,7 +57,7 @@ def parse_conversation_update(body: bytes, *, strict: bool = False) -> bytes:
 
 
 def parse_new_items(body: bytes, mint: MintId, *, strict: bool = False) -> list[InputItem]:
-    """``POST /v1/conversations/{id}/items``: 1 to 20 items. Raises InvalidRequest."""
+    """Parse ``POST /v1/conversations/{id}/items``: 1 to 20 items. Raises InvalidRequest."""
     members = parse_object(body)
     if "items" not in members:
         raise checks.missing("items")
@@ -88,7 +88,7 @@ def _metadata(members: dict[str, Any]) -> bytes:
 
 
 def call_effect(items: Iterable[InputItem]) -> tuple[frozenset[str], frozenset[str]]:
-    """The call ids that added items leave without an output, and those that they answer."""
+    """Return the ids of the calls that new items open, and of those that their outputs close."""
     opened: set[str] = set()
     closed: set[str] = set()
     for item in items:
@@ -101,7 +101,7 @@ def call_effect(items: Iterable[InputItem]) -> tuple[frozenset[str], frozenset[s
 
 
 def removal_effect(data: bytes) -> tuple[frozenset[str], frozenset[str]]:
-    """The call ids that an item's going leaves without an output, and those that it takes along."""
+    """Return the ids of the calls that removing an item opens again, and of those that it removes."""
     item = decode_object(data)
     calls = frozenset({item["call_id"]}) if isinstance(item.get("call_id"), str) else frozenset()
     if item.get("type") in OUTPUTS:
@@ -110,18 +110,18 @@ def removal_effect(data: bytes) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def conversation_body(id: str, created_at: int, metadata: bytes) -> bytes:
-    """A conversation object's JSON text."""
+    """Return a conversation object's JSON text."""
     head = encode({"id": id, "object": "conversation", "created_at": created_at})
     return b'%b,"metadata":%b}' % (head[:-1], metadata)
 
 
 def deleted_body(id: str, object: str) -> bytes:
-    """What a successful deletion answers."""
+    """Return the body that reports a deletion."""
     return encode({"id": id, "object": object, "deleted": True})
 
 
 def list_body(entries: Sequence[tuple[str, bytes]], *, has_more: bool) -> bytes:
-    """A list object's JSON text, from ids and JSON texts in the order of the list."""
+    """Return a list object's JSON text, from (id, JSON text) pairs in the order of the list."""
     return b'{"object":"list","data":[%b],"first_id":%b,"last_id":%b,"has_more":%b}' % (
         b",".join(data for _, data in entries),
         encode(entries[0][0] if entries else None),

@@ -1,7 +1,7 @@
-"""``POST /v1/responses``, from its body: where it goes, whether it is right, and what goes upstream.
+"""``POST /v1/responses``, from its body: how it is served, whether it is valid, and what goes upstream.
 
-The body is decoded shallowly: its members stay JSON text, and go upstream and into the echo as that
-text. Only the members that something here depends on are looked into.
+The body is decoded shallowly. Its members stay JSON text and are copied as text into the upstream's
+request and into the Response object. Only members that the gateway depends on are decoded further.
 """
 
 from __future__ import annotations
@@ -13,21 +13,29 @@ import msgspec
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
+from agentic_trio.wire.bodies import bounded, decode_value, invalid_json, members_of, split_list
 from agentic_trio.wire.dialect import JsonObject, encode
-from agentic_trio.wire.items import REFUSAL_PART, InputItem, parse_input, refusals_as_text
+from agentic_trio.wire.items import (
+    MAX_INPUT_ITEMS,
+    InputItem,
+    names_stored_items,
+    parse_input,
+    parse_item,
+)
+from agentic_trio.wire.rendering import rendered
+from agentic_trio.wire.tools import refuse_unhosted, sent_tools, shown_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
+    from agentic_trio.wire.bodies import Members
     from agentic_trio.wire.checks import Check
     from agentic_trio.wire.ids import MintId
 
-    Members = dict[str, bytes]
-
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode = msgspec.json.Decoder().decode
-
 MAX_INPUT_LENGTH = 10_485_760
+
+MAX_NAME_LENGTH = 512
+"""How long the id of a response or conversation may be that a request names, in characters."""
 
 FIELDS: dict[str, Check] = {
     "include": checks.include,
@@ -55,10 +63,10 @@ FIELDS: dict[str, Check] = {
     "store": checks.boolean,
     "service_tier": checks.string(),
     "top_logprobs": checks.integer(0, 20),
-    "previous_response_id": checks.string(),
-    "conversation_id": checks.string(),
+    "previous_response_id": checks.string(MAX_NAME_LENGTH),
+    "conversation_id": checks.string(MAX_NAME_LENGTH),
 }
-"""Member -> its check, in the order in which OpenAI looks at them."""
+"""Member -> its check, in the order in which OpenAI checks them."""
 
 OURS = frozenset(
     {
@@ -73,7 +81,7 @@ OURS = frozenset(
         "truncation",
     }
 )
-"""The members that are acted on here and never go upstream as they came."""
+"""The members that the gateway itself acts on. They never go upstream as they came."""
 
 ECHO_DEFAULTS: Members = {
     "background": b"false",
@@ -101,7 +109,10 @@ ECHO_DEFAULTS: Members = {
     "truncation": b'"disabled"',
     "user": b"null",
 }
-"""The members of a Response object that repeat the request, and what they are where it is silent."""
+"""The members of a Response object that repeat the request -> their values where it has none."""
+
+ECHOED_IF_GIVEN = frozenset({"prompt_cache_options"})
+"""The members that a Response object repeats, and doesn't have where the request is silent."""
 
 _ECHO_DEFAULTS: Members = {
     name: b'"%b":%b' % (name.encode(), default) for name, default in ECHO_DEFAULTS.items()
@@ -118,19 +129,20 @@ HOSTED_FIELDS = frozenset(
         "prompt",
     }
 )
-"""The members for what only OpenAI hosts. They are refused: who sends them counts on what they do."""
+"""The members for features that only OpenAI hosts. They are refused, since ignoring one would change
+what the request means."""
 
 OTHER_FIELDS = frozenset({"model", "input", "conversation", "prompt_cache_options"})
 """The members that OpenAI knows beside ``FIELDS`` and ``HOSTED_FIELDS``."""
 
 AGENT_FIELDS = frozenset({"client_metadata", "internal_chat_message_metadata_passthrough"})
-"""What OpenAI's own agents send and its API takes without documenting it."""
+"""Members that OpenAI's own agents send and its API accepts without documenting them."""
 
 KNOWN_FIELDS = FIELDS.keys() | HOSTED_FIELDS | OTHER_FIELDS | AGENT_FIELDS
 
 
 class Routing(msgspec.Struct, gc=False):
-    """What decides which way a request goes."""
+    """The members that decide how a request is served."""
 
     store: bool | None = None
     stream: Any = None
@@ -142,14 +154,14 @@ class Routing(msgspec.Struct, gc=False):
 
     @property
     def relayed(self) -> bool:
-        """Whether the upstream's own answer is what the client gets."""
+        """Whether the client gets the upstream's own answer, byte for byte."""
         return (
             self.store is False
             and self.previous_response_id is None
             and self.conversation is None
             and self.conversation_id is None
             and self.background is not True
-            and b'"item_reference"' not in bytes(self.input)
+            and not names_stored_items(bytes(self.input))
         )
 
 
@@ -158,16 +170,18 @@ _decode_routing = msgspec.json.Decoder(Routing).decode
 
 @dataclass(frozen=True, slots=True)
 class CreateResponse:
-    """A request that is right as far as it can be told without the store.
+    """A request that is valid as far as that can be decided without the store.
 
     Attributes:
-        members: its members' JSON text; those that were null are left out.
-        input: its new items. References are not resolved yet.
-        conversation: the id that either spelling of the member gave.
-        store: whether the turn is kept.
+        members: the JSON text of each member that was not null.
+        rewritten: the members that go upstream in other words -> those.
+        input: the new items. References are not resolved yet.
+        conversation: the id, from ``conversation`` or ``conversation_id``.
+        store: whether the turn is stored.
     """
 
     members: Members
+    rewritten: Members
     input: Sequence[InputItem]
     model: str
     store: bool
@@ -178,12 +192,12 @@ class CreateResponse:
     conversation: str | None
 
     def echo(self) -> bytes:
-        """The Response object's members that repeat this request, as JSON text without braces."""
+        """Return the Response object's members that repeat this request, as JSON text without braces."""
         parts = _ECHO_DEFAULTS.copy()
         for name, value in self.members.items():
-            if name in parts:
+            if name in parts or name in ECHOED_IF_GIVEN:
                 convert = _ECHOED.get(name)
-                text = value if convert is None else encode(convert(_decode(value)))
+                text = value if convert is None else encode(convert(decode_value(value)))
                 parts[name] = b'"%b":%b' % (name.encode(), text)
         echo = b",".join(parts.values())
         if self.conversation is None:
@@ -192,18 +206,19 @@ class CreateResponse:
         return b'%b,"conversation":{"id":%b},"conversation_id":%b' % (echo, id, id)
 
     def upstream_body(self, items: Sequence[bytes], *, stream: bool) -> bytes:
-        """The stateless request: everything that was sent, with the whole context as its input.
+        """Return the stateless request for the upstream, with the whole context as its input.
 
         Args:
             items: the history's items, then the new ones.
-            stream: whether the upstream shall stream.
+            stream: whether to ask for a stream.
+
+        Raises:
+            InvalidRequest: the context holds an item that can't be rendered.
         """
-        context = b",".join(items)
-        if REFUSAL_PART in context:
-            context = b",".join(refusals_as_text(item) for item in items)
+        context = b",".join(rendered(items))
         rest = b"".join(
             b'"%b":%b,' % (encode(name)[1:-1], value)
-            for name, value in self.members.items()
+            for name, value in (self.members | self.rewritten).items()
             if name not in OURS
         )
         return b'{%b"input":[%b],"store":false,"stream":%b}' % (
@@ -211,15 +226,6 @@ class CreateResponse:
             context,
             b"true" if stream else b"false",
         )
-
-
-def _echo_tools(tools: list[JsonObject]) -> list[JsonObject]:
-    return [
-        {"description": None, "parameters": None, "strict": None, **tool}
-        if tool.get("type") == "function"
-        else tool
-        for tool in tools
-    ]
 
 
 def _echo_text(text: JsonObject) -> JsonObject:
@@ -235,48 +241,31 @@ def _echo_reasoning(reasoning: JsonObject) -> JsonObject:
 
 
 _ECHOED: dict[str, Callable[[Any], Any]] = {
-    "tools": _echo_tools,
+    "tools": shown_tools,
     "text": _echo_text,
     "reasoning": _echo_reasoning,
 }
 
 
 def route(body: bytes) -> Routing:
-    """Read as much of a body as decides where it goes.
+    """Read the members of a body that decide how it is served.
 
     Raises:
-        InvalidRequest: it is not a JSON object in UTF-8, or what decides is of the wrong type.
+        InvalidRequest: the body is not a JSON object in UTF-8, or ``store`` is not a boolean.
     """
+    body = bounded(body)
     try:
         body.decode()
         return _decode_routing(body)
     except msgspec.ValidationError:
-        check_member("store", _members(body))
+        check_member("store", members_of(body))
         raise invalid_json() from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid_json() from None
-
-
-def invalid_json() -> InvalidRequest:
-    return InvalidRequest(
-        "We could not parse the JSON body of your request. The API expects a JSON object in UTF-8, "
-        "not nested too deep.",
-        code="invalid_json",
-    )
-
-
-def _members(body: bytes, *, nulls: bool = False) -> Members:
-    """A body's members as JSON text, nulls left out unless they are asked for."""
-    try:
-        body.decode()
-        raw = _decode_members(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise invalid_json() from None
-    return {name: text for name, value in raw.items() if (text := bytes(value)) != b"null" or nulls}
 
 
 def check_member(name: str, members: Members) -> Any:
-    """Decode a member and check it; None if it is absent. Raises InvalidRequest."""
+    """Decode and check a member. Returns None if it is absent. Raises InvalidRequest."""
     text = members.get(name)
     if text is None:
         return None
@@ -285,77 +274,111 @@ def check_member(name: str, members: Members) -> Any:
     return value
 
 
-def decode_value(text: bytes) -> Any:
-    """Decode a member's JSON text. Raises InvalidRequest for numbers that no double can hold."""
-    try:
-        return _decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        raise invalid_json() from None
+def parse_create_response(
+    body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = ()
+) -> CreateResponse:
+    """Parse and check a request that needs state, at once. See :func:`parse_steps`."""
+    steps = parse_steps(body, mint, strict=strict, hosted=hosted)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as parsed:
+            call: CreateResponse = parsed.value
+            return call
 
 
-def parse_object(body: bytes, *, nulls: bool = False) -> JsonObject:
-    """A whole JSON object, nulls at its top left out unless asked for; an empty body is an empty object.
+def parse_steps(
+    body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = ()
+) -> Generator[None, None, CreateResponse]:
+    """Parse and check a request that needs state, in steps. Checks run in OpenAI's order.
 
-    Raises:
-        InvalidRequest: it is not a JSON object in UTF-8.
-    """
-    members = _members(body, nulls=nulls) if body.strip() else {}
-    return {name: decode_value(text) for name, text in members.items()}
-
-
-def parse_create_response(body: bytes, mint: MintId, *, strict: bool = False) -> CreateResponse:
-    """Check a request that is served here, in OpenAI's order.
+    Ten megabytes of small items take some tenths of a second. Between two steps, which are an item long,
+    a server can let others run.
 
     Args:
         body: the request's bytes.
         mint: makes ids for the items that have none.
         strict: refuse members that OpenAI doesn't know; otherwise they go upstream.
+        hosted: the types of hosted tools that are run for clients.
+
+    Returns:
+        The request, as the generator's value.
 
     Raises:
-        InvalidRequest: in the words of OpenAI's API.
+        InvalidRequest: worded as OpenAI's API words it.
     """
-    members = _members(body)
+    members = members_of(body)
     model = _model(members, body)
-    if (
-        "input" not in members
-        and not {"previous_response_id", "conversation", "conversation_id"} & members.keys()
-    ):
-        raise _no_input(members)
+    _require_input(members)
     if strict:
         checks.known(members, KNOWN_FIELDS)
-    items = parse_input(decode_value(members["input"]), mint, strict=strict) if "input" in members else []
+    items: list[InputItem] = []
+    for item in _input_items(members.get("input", b"[]"), mint, strict=strict):
+        items.append(item)
+        yield
+    values = _checked(members, hosted)
+    conversation = _conversation(members, values)
+    previous = values.get("previous_response_id")
+    if not items and previous is None and conversation is None:
+        raise nothing_to_answer()
+    return CreateResponse(
+        members=members,
+        rewritten=_rewritten(values, hosted),
+        input=items,
+        model=model,
+        store=values.get("store") is not False,
+        stream=values.get("stream", False),
+        background=values.get("background", False),
+        truncates=values.get("truncation") == "auto",
+        previous_response_id=previous,
+        conversation=conversation,
+    )
+
+
+def _checked(members: Members, hosted: Collection[str]) -> JsonObject:
+    """Decode and check the members that a request has, apart from its input and its conversation."""
     _refuse_hosted(members)
     values = {name: check_member(name, members) for name in FIELDS if name in members}
-    stored = values.get("store") is not False
-    background = values.get("background", False)
-    if background and not stored:
-        # Nobody could ever read it: the answer to a background request comes by its id alone.
+    refuse_unhosted(values.get("tools", ()), values.get("tool_choice"), hosted)
+    if values.get("background") and values.get("store") is False:
+        # Nobody could ever read it: a background response is only available by its id.
         raise InvalidRequest(
             "A background response must be stored: 'background' can't be true when 'store' is false.",
             code="invalid_value",
             param="background",
         )
+    return values
+
+
+def _conversation(members: Members, values: JsonObject) -> str | None:
+    """Return the id of the conversation, which excludes a previous response under its own name only."""
     conversation = conversation_id(members, values.get("conversation_id"))
-    previous = values.get("previous_response_id")
-    if previous is not None and "conversation" in members:
+    if values.get("previous_response_id") is not None and "conversation" in members:
         raise InvalidRequest(
             "Mutually exclusive parameters: ''. Ensure you are only providing one of: "
             "'previous_response_id' or 'conversation'.",
             code="mutually_exclusive_parameters",
         )
-    if not items and previous is None and conversation is None:
-        raise nothing_to_answer()
-    return CreateResponse(
-        members=members,
-        input=items,
-        model=model,
-        store=stored,
-        stream=values.get("stream", False),
-        background=background,
-        truncates=values.get("truncation") == "auto",
-        previous_response_id=previous,
-        conversation=conversation,
-    )
+    return conversation
+
+
+def _input_items(text: bytes, mint: MintId, *, strict: bool) -> Iterator[InputItem]:
+    """Parse the ``input`` member item by item, each decoded only when it is asked for."""
+    if not text.startswith(b"["):
+        yield from parse_input(decode_value(text), mint, strict=strict)
+        return
+    values = split_list(text)
+    checks.array(values, "input", MAX_INPUT_ITEMS)
+    for index, value in enumerate(values):
+        yield parse_item(decode_value(value), f"input[{index}]", mint, strict=strict)
+
+
+def _rewritten(values: JsonObject, hosted: Collection[str]) -> Members:
+    """The members that go upstream in other words than the client's."""
+    tools = values.get("tools", [])
+    sent = sent_tools(tools, hosted)
+    same = len(sent) == len(tools) and all(new is old for new, old in zip(sent, tools, strict=True))
+    return {} if same else {"tools": encode(sent)}
 
 
 def _refuse_hosted(members: Members) -> None:
@@ -369,7 +392,7 @@ def _refuse_hosted(members: Members) -> None:
 
 
 def nothing_to_answer() -> InvalidRequest:
-    """There is neither input nor history."""
+    """The error for a request with neither input nor history."""
     return InvalidRequest(
         "One of \"input\" or \"previous_response_id\" or 'prompt' or 'conversation' must be provided.",
         code="missing_required_parameter",
@@ -383,29 +406,31 @@ def _model(members: Members, body: bytes) -> str:
             raise checks.invalid_type("model", "a string", model)
         if model:
             return model
-    elif "model" in _decode_members(body):
+    elif "model" in members_of(body, nulls=True):
         raise checks.invalid_type("model", "a string", None)
     raise checks.missing("model")
 
 
-def _no_input(members: Members) -> InvalidRequest:
+def _require_input(members: Members) -> None:
+    if {"input", "previous_response_id", "conversation", "conversation_id"} & members.keys():
+        return
     if "messages" in members:
-        return InvalidRequest(
+        raise InvalidRequest(
             "Unsupported parameter: 'messages'. In the Responses API, this parameter has moved to 'input'.",
             code="unsupported_parameter",
         )
-    return checks.missing("input")
+    raise checks.missing("input")
 
 
 def conversation_id(members: Members, alias: str | None) -> str | None:
-    """The conversation that a request names, by ``conversation`` (an id or ``{"id"}``) or by its alias.
+    """Return the id of the conversation that a request names: ``conversation``, or its alias.
 
     Args:
-        members: the request's.
-        alias: what its ``conversation_id`` says.
+        members: the request's members. ``conversation`` is an id or ``{"id"}``.
+        alias: the value of ``conversation_id``.
 
     Raises:
-        InvalidRequest: neither form, or both members with different ids.
+        InvalidRequest: ``conversation`` has neither form, or the two members disagree.
     """
     id: str | None = None
     if "conversation" in members:
@@ -415,6 +440,7 @@ def conversation_id(members: Members, alias: str | None) -> str | None:
             raise checks.missing("conversation.id")
         if not isinstance(given, str):
             raise checks.invalid_type("conversation", "one of a conversation ID or object", given)
+        checks.string(MAX_NAME_LENGTH)(given, "conversation")
         id = given
     if id is not None and alias is not None and id != alias:
         raise InvalidRequest(

@@ -33,14 +33,25 @@ ITEM_PREFIXES = {
     "apply_patch_call_output": "apco",
     "compaction": "cmp",
 }
-"""Item type -> prefix of the ids that are given to its items."""
+"""Item type -> prefix of the ids that the gateway makes for its items."""
 
 CHECKED_PREFIXES = {
     type: ITEM_PREFIXES[type] for type in ("message", "function_call", "reasoning", "custom_tool_call")
 }
-"""Item type -> what a client's own id for such an item must begin with (observed at OpenAI)."""
+"""Item type -> the prefix that a client's own id must have (observed at OpenAI)."""
+
+_PREFIXES = frozenset(f"{prefix}_" for prefix in (*ITEM_PREFIXES.values(), "item", "resp", "conv"))
+
+
+def names_another_type(id: str) -> bool:
+    """Whether an id with the wrong prefix is of an object of another type, or none at all.
+
+    Model servers name items as they like (a UUID, the call's id), and clients send such items back: an
+    id that follows no scheme of ours is only a name.
+    """
+    return not id or id[: id.find("_") + 1] in _PREFIXES
 
 
 def item_prefix(type: str) -> str:
-    """The id prefix of an item type; unknown types are plain items."""
+    """Return the id prefix of an item type; unknown types get ``item``."""
     return ITEM_PREFIXES.get(type, "item")

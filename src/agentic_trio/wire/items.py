@@ -1,22 +1,24 @@
-"""Items that clients send: checked, brought to the form in which OpenAI stores them, and paired.
+"""Items that clients send: checked, normalised to the form in which OpenAI stores them, and paired.
 
-The form is also what goes upstream. A type that is not known here is kept as it came.
+An item of a type that is not known here is kept as it came.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
-from agentic_trio.wire.dialect import JsonObject, decode_object, encode, normal_part
-from agentic_trio.wire.ids import CHECKED_PREFIXES, MintId, item_prefix
+from agentic_trio.wire.checks import shortened
+from agentic_trio.wire.dialect import JsonObject, encode, normal_part
+from agentic_trio.wire.ids import CHECKED_PREFIXES, MintId, item_prefix, names_another_type
+from agentic_trio.wire.tools import without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 ROLES = ("assistant", "system", "developer", "user")
 INPUT_PARTS = ("input_text", "input_image", "input_file", "input_audio")
@@ -24,14 +26,16 @@ OUTPUT_PARTS = ("output_text", "refusal")
 MAX_ID_LENGTH = 128
 
 MAX_INPUT_ITEMS = 10_000
-"""How many items one request may bring. Checking so many takes a tenth of a second, in which no other
-request is served."""
+"""How many items one request may contain. Checking that many takes a tenth of a second."""
+
+MAX_PARTS = 2000
+"""How many content parts one message may contain."""
 
 CALLS = {"function_call": "function call", "custom_tool_call": "custom tool call"}
-"""Item types that wait for an output, and what OpenAI's messages call them."""
+"""Types of calls that need an output -> what OpenAI's messages call them."""
 
 OUTPUTS = {"function_call_output": "function call", "custom_tool_call_output": "custom tool call"}
-"""Item types that answer a call."""
+"""Types of outputs -> what OpenAI's messages call the calls that they belong to."""
 
 REQUIRED = {
     "function_call": ("call_id", "name", "arguments"),
@@ -39,7 +43,7 @@ REQUIRED = {
     "custom_tool_call": ("call_id", "name", "input"),
     "custom_tool_call_output": ("call_id", "output"),
 }
-"""Item type -> members that it can't do without."""
+"""Item type -> the members that it requires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,11 @@ class InputItem:
     """An item of a request.
 
     Attributes:
-        id: the client's, or ours if it gave none.
-        type: ``item_reference`` stands for a stored item, and has no data of its own.
-        data: its JSON text, id included.
-        named: whether the client chose the id.
-        call_id: of a call or of its output.
+        id: the client's id, or one of ours if it gave none.
+        type: the item's type. An ``item_reference`` stands for a stored item and has no data of its own.
+        data: the item's JSON text, including the id.
+        named: whether the client gave the id.
+        call_id: the ``call_id`` of a call or of its output.
     """
 
     id: str
@@ -70,16 +74,45 @@ MEMBERS = {
     "custom_tool_call_output": frozenset({"id", "type", "call_id", "output", "status"}),
     "item_reference": frozenset({"id", "type"}),
 }
-"""Item type -> the members that OpenAI knows; others are refused where parameters are strict."""
+"""Item type -> the members that OpenAI knows. Others are refused with ``strict``."""
 
 AGENT_MEMBERS = frozenset({"internal_chat_message_metadata_passthrough"})
 
 
+class _Reference(msgspec.Struct, gc=False):
+    """The members of an input item that decide whether it is a reference."""
+
+    type: Any = None
+    role: Any = None
+    id: Any = None
+
+
+_decode_references = msgspec.json.Decoder(list[_Reference]).decode
+
+
+def names_stored_items(value: bytes) -> bool:
+    """Whether a request's ``input``, as JSON text, refers to stored items.
+
+    Decoding decides, as JSON text can spell one word in many ways (``"item_\\u0072eference"``).
+    """
+    if not value.startswith(b"["):
+        return False
+    try:
+        items = _decode_references(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return any(_is_reference(item.type, item.role, item.id) for item in items)
+
+
+def _is_reference(type: Any, role: Any, id: Any) -> bool:
+    return type == "item_reference" or (type is None and role is None and id is not None)
+
+
 def parse_input(value: Any, mint: MintId, *, strict: bool = False) -> list[InputItem]:
-    """The items of a request's ``input``: a string is one user message.
+    """Parse a request's ``input``. A string is one user message.
 
     Raises:
-        InvalidRequest: in the words of OpenAI's API.
+        InvalidRequest: worded as OpenAI's API words it.
     """
     if isinstance(value, str):
         return [_message({"role": "user", "content": value}, "input[0]", mint)] if value else []
@@ -88,22 +121,30 @@ def parse_input(value: Any, mint: MintId, *, strict: bool = False) -> list[Input
 
 
 def parse_items(values: Sequence[Any], path: str, mint: MintId, *, strict: bool = False) -> list[InputItem]:
-    """The items of a list, checked and normalised. Raises InvalidRequest."""
-    return [_item(value, f"{path}[{index}]", mint, strict) for index, value in enumerate(values)]
+    """Check and normalise the items of a list. Raises InvalidRequest."""
+    return [parse_item(value, f"{path}[{index}]", mint, strict=strict) for index, value in enumerate(values)]
 
 
-def _item(value: Any, path: str, mint: MintId, strict: bool) -> InputItem:
+def parse_item(value: Any, path: str, mint: MintId, *, strict: bool = False) -> InputItem:
+    """Check and normalise one item. ``path`` names it in messages. Raises InvalidRequest."""
     if not isinstance(value, dict):
         raise checks.invalid_type(path, "an input item", value)
-    members = {name: member for name, member in value.items() if member is not None}
-    type = members.get("type")
+    type = value.get("type")
+    # Of a type that isn't known here, clients may require members that are null.
+    kept = type not in MEMBERS if isinstance(type, str) else False
+    members = {
+        name: member
+        for name, member in value.items()
+        if member is not None or (kept and name not in ("id", "type"))
+    }
     if type is None:
-        type = "item_reference" if "id" in members and "role" not in members else "message"
+        reference = _is_reference(None, members.get("role"), members.get("id"))
+        type = "item_reference" if reference else "message"
     elif not isinstance(type, str):
         raise checks.invalid_type(f"{path}.type", "a string", type)
     if strict and type in MEMBERS:
         for name in members.keys() - MEMBERS[type] - AGENT_MEMBERS:
-            raise checks.unknown_parameter(f"{path}.{name}")
+            raise checks.unknown_parameter(f"{path}.{shortened(name)}")
     _check_id(members.get("id"), type, path)
     if type == "message":
         return _message(members, path, mint)
@@ -131,6 +172,9 @@ def _whole(members: JsonObject, type: str, mint: MintId) -> InputItem:
     named = "id" in members
     id = members.pop("id") if named else mint(item_prefix(type))
     members.pop("type", None)
+    if isinstance(members.get("tools"), list):
+        # An item may bring tools as a request does (tool_search_output, additional_tools).
+        members["tools"] = without_secrets(members["tools"])
     call_id = members.get("call_id")
     return InputItem(
         id,
@@ -147,10 +191,9 @@ def _check_id(id: Any, type: str, path: str) -> None:
     if not isinstance(id, str):
         raise checks.invalid_type(f"{path}.id", "a string", id)
     prefix = CHECKED_PREFIXES.get(type)
-    if prefix is not None and not id.startswith(prefix):
-        shown = id if len(id) <= MAX_ID_LENGTH else id[:MAX_ID_LENGTH] + "..."
+    if prefix is not None and not id.startswith(prefix) and names_another_type(id):
         raise InvalidRequest(
-            f"Invalid '{path}.id': '{shown}'. Expected an ID that begins with '{prefix}'.",
+            f"Invalid '{path}.id': '{shortened(id)}'. Expected an ID that begins with '{prefix}'.",
             code="invalid_value",
             param=f"{path}.id",
         )
@@ -174,10 +217,9 @@ def _message(members: JsonObject, path: str, mint: MintId) -> InputItem:
     allowed = OUTPUT_PARTS if role == "assistant" else INPUT_PARTS
     if isinstance(content, str):
         content = [{"type": allowed[0], "text": content}]
-    elif not isinstance(content, list):
-        raise checks.invalid_type(f"{path}.content", "one of a string or array of content parts", content)
+    checks.array(content, f"{path}.content", MAX_PARTS, "one of a string or array of content parts")
     if not content and role == "assistant":
-        # vLLM answers a history that holds an answer without content with 500.
+        # vLLM fails with 500 on a history that contains an assistant message without content.
         content = [{"type": "output_text", "text": ""}]
     members["content"] = [
         _part(part, f"{path}.content[{index}]", allowed) for index, part in enumerate(content)
@@ -208,19 +250,20 @@ def _part(part: Any, path: str, allowed: tuple[str, ...]) -> JsonObject:
 def pair_calls(
     open_calls: frozenset[str], items: Iterable[InputItem], history: Sequence[bytes]
 ) -> frozenset[str]:
-    """Follow calls and their outputs through new input; answer the calls that still wait for one.
+    """Follow calls and outputs through new input, and return the ids of the calls without an output.
 
     Args:
-        open_calls: the calls that wait at the end of the history.
-        items: the new input, references resolved.
-        history: the history's items. An output may repeat one that was given before, so its call may
-            be in any of them.
+        open_calls: the ids of the calls without an output at the end of the history.
+        items: the new input, with references resolved.
+        history: the history's items. Clients repeat outputs that they sent before, so that an output's
+            call may be in any of them.
 
     Raises:
         InvalidRequest: an output whose call is nowhere in the context.
     """
     waiting = set(open_calls)
     called = set(open_calls)
+    orphans: dict[str, str] = {}
     for item in items:
         if item.call_id is None:
             continue
@@ -229,33 +272,72 @@ def pair_calls(
             called.add(item.call_id)
         elif item.type in OUTPUTS:
             waiting.discard(item.call_id)
-            if item.call_id not in called and not _mentioned(item.call_id, history):
-                raise InvalidRequest(
-                    f"No tool call found for {OUTPUTS[item.type]} output with call_id {item.call_id}.",
-                    param="input",
-                )
+            if item.call_id not in called:
+                orphans.setdefault(item.call_id, item.type)
+        elif not item.type.endswith("_output"):
+            # A function may answer a call of another type: a tool search that the client executes.
+            called.add(item.call_id)
+    refuse_orphans(orphans, history)
     return frozenset(waiting)
 
 
-def _mentioned(call_id: str, history: Sequence[bytes]) -> bool:
-    """Whether stored items name a call. Their text is ours, so the member has this one spelling."""
-    member = b'"call_id":%b' % encode(call_id)
-    return any(member in item for item in history)
+def refuse_orphans(outputs: Mapping[str, str], history: Sequence[bytes]) -> None:
+    """Refuse outputs whose calls are nowhere in the history. Raises InvalidRequest.
+
+    Args:
+        outputs: call id -> type of its output.
+        history: stored items. They are searched once for all ids.
+    """
+    if not outputs:
+        return
+    missing = {encode(call_id): call_id for call_id in outputs}
+    for item in history:
+        if not missing:
+            return
+        missing.pop(_call_id_text(item), None)
+    for call_id in missing.values():
+        type = outputs[call_id]
+        raise InvalidRequest(
+            f"No tool call found for {OUTPUTS[type]} output with call_id {shortened(call_id)}.",
+            param="input",
+        )
+
+
+_CALL_ID = b'"call_id":"'
+"""How a stored item spells the member; we wrote its text."""
+
+
+def _call_id_text(item: bytes) -> bytes:
+    """Return the JSON text of a stored item's ``call_id``, or an empty one.
+
+    It is cut out of the item's text, which is quicker than decoding each item of a long history. An item
+    that has the member twice (the other time inside of another member) is decoded.
+    """
+    start = item.find(_CALL_ID)
+    if start < 0:
+        return b""
+    end = item.find(b'"', start + len(_CALL_ID))
+    text = item[start + len(_CALL_ID) - 1 : end + 1]
+    if b"\\" in text or item.find(_CALL_ID, end) >= 0:
+        call_id = decode_kind(item).call_id
+        return b"" if call_id is None else encode(call_id)
+    return text
 
 
 def refuse_dangling(waiting: frozenset[str], items: Iterable[InputItem]) -> None:
-    """Refuse to infer while a call waits for its output. Raises InvalidRequest."""
+    """Refuse a context in which a call has no output. Raises InvalidRequest."""
     if not waiting:
         return
     kinds = {item.call_id: CALLS[item.type] for item in items if item.type in CALLS}
     call_id = min(waiting)
     raise InvalidRequest(
-        f"No tool output found for {kinds.get(call_id, 'function call')} {call_id}.", param="input"
+        f"No tool output found for {kinds.get(call_id, 'function call')} {shortened(call_id)}.",
+        param="input",
     )
 
 
 def opened_calls(items: Iterable[JsonObject]) -> frozenset[str]:
-    """The ``call_id`` of each call among output items."""
+    """Return the ``call_id`` of each call among output items."""
     return frozenset(
         item["call_id"]
         for item in items
@@ -263,37 +345,18 @@ def opened_calls(items: Iterable[JsonObject]) -> frozenset[str]:
     )
 
 
-REFUSAL_PART = b'"type":"refusal"'
-"""How a refusal reads in a stored item, whose spelling is ours."""
-
-
-def refusals_as_text(data: bytes) -> bytes:
-    """An item as model servers take it: vLLM answers a refusal in the context with 500."""
-    if REFUSAL_PART not in data:
-        return data
-    item = decode_object(data)
-    if item.get("type") == "message":
-        item["content"] = [
-            {"type": "output_text", "text": part["refusal"], "annotations": [], "logprobs": []}
-            if part.get("type") == "refusal"
-            else part
-            for part in item["content"]
-        ]
-    return encode(item)
-
-
 KEPT_SHARE = 0.75
-"""How much of a context that was too long is tried next, by its bytes."""
+"""The share of a context that was too long, in bytes, that is tried next."""
 
 
 def without_oldest(items: Sequence[bytes]) -> list[bytes]:
-    """A context that was too long, without its oldest items, nor the outputs whose calls went with them.
+    """Drop the oldest items of a context that was too long, and the outputs whose calls were dropped.
 
     Args:
         items: stored items, oldest first.
 
     Returns:
-        Fewer items; none if there is nothing left to drop.
+        Fewer items; an empty list if no more can be dropped.
     """
     keep = sum(map(len, items)) * KEPT_SHARE
     first = len(items) - 1
@@ -312,11 +375,22 @@ def without_oldest(items: Sequence[bytes]) -> list[bytes]:
     return kept
 
 
-class ItemKind(msgspec.Struct, gc=False):
-    """What of a stored item decides how it pairs with others."""
+class ItemKind(NamedTuple):
+    """The members of a stored item that decide how it pairs with others."""
 
+    type: str
+    call_id: str | None
+
+
+class _Kind(msgspec.Struct, gc=False):
     type: str = ""
-    call_id: str | None = None
+    call_id: Any = None
 
 
-decode_kind = msgspec.json.Decoder(ItemKind).decode
+_decode_kind = msgspec.json.Decoder(_Kind).decode
+
+
+def decode_kind(data: bytes) -> ItemKind:
+    """Read how a stored item pairs with others. A type that is not known may have any ``call_id``."""
+    item = _decode_kind(data)
+    return ItemKind(item.type, item.call_id if isinstance(item.call_id, str) else None)

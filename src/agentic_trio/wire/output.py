@@ -1,16 +1,13 @@
-"""What a streamed output is made of: families of text, the parts they grow in, and their items."""
+"""What an output is made of: kinds of text, the texts that grow in items and parts, and the items."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from agentic_trio.wire.dialect import JsonObject, encode, normal_part
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from agentic_trio.wire.dialect import JsonObject, encode, normal_item, normal_part
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,14 +61,11 @@ PART_EVENTS = {
     "content": ("response.content_part.added", "response.content_part.done"),
     "summary": ("response.reasoning_summary_part.added", "response.reasoning_summary_part.done"),
 }
-
-
-MAX_OUTPUT_ITEMS = 2000
-"""The items of one output. Each is looked for among the others, so that many would cost their square."""
+"""The item's member that lists parts -> the names of the events that open and close one."""
 
 
 class Event(msgspec.Struct, gc=False):
-    """The members of an event that decide what happens to it."""
+    """The members of an upstream event that decide what happens to it."""
 
     type: str = ""
     sequence_number: int | None = None
@@ -82,30 +76,88 @@ class Event(msgspec.Struct, gc=False):
     delta: Any = None
     logprobs: msgspec.Raw = msgspec.Raw(b"")
 
+    def part_index(self, family: Family) -> int | None:
+        """The number that the upstream gives to the part that this event is about."""
+        return self.content_index if family.index == "content_index" else self.summary_index
+
 
 decode_event = msgspec.json.Decoder(Event).decode
 
+_DECIDING = frozenset(
+    {"type", "sequence_number", "output_index", "content_index", "summary_index", "item_id"}
+)
 
-class Part:
-    """A content or summary part that is being streamed."""
 
-    __slots__ = ("done", "family", "text", "text_done", "upstream_index")
+def event_of(members: JsonObject) -> Event:
+    """Return the event that has these members. Raises msgspec.ValidationError."""
+    event = msgspec.convert({name: members[name] for name in _DECIDING & members.keys()}, Event)
+    event.delta = members.get("delta")
+    return event
 
-    def __init__(self, family: Family, upstream_index: int | None) -> None:
+
+class Text:
+    """A text that is growing: where it stands, and what has arrived of it.
+
+    Attributes:
+        family: what kind of text it is.
+        item: the item that holds it.
+        index: the number of its part, as the client knows it; None if the text is the item's own member.
+        upstream_index: the number that the upstream gave to its part.
+        pieces: what has arrived, in order.
+        half: the first half of a character whose other half has not arrived.
+        complete: whether its ``done`` event was sent.
+        closed: whether its part's ``done`` event was sent.
+    """
+
+    __slots__ = ("closed", "complete", "family", "half", "index", "item", "pieces", "upstream_index")
+
+    def __init__(
+        self, family: Family, item: OutputItem, index: int | None = None, upstream_index: int | None = None
+    ) -> None:
         self.family = family
+        self.item = item
+        self.index = index
         self.upstream_index = upstream_index
-        self.text: list[str] = []
-        self.text_done = False
-        self.done = False
+        self.pieces: list[str] = []
+        self.half = ""
+        self.complete = False
+        self.closed = False
 
-    def value(self) -> JsonObject:
-        return normal_part({"type": self.family.part, self.family.member: "".join(self.text)})
+    def value(self) -> str:
+        """The text so far."""
+        return "".join(self.pieces)
+
+    def part(self, final: JsonObject | None = None) -> JsonObject:
+        """The part that holds the text, with the other members that the upstream gave it at its end."""
+        return normal_part({**(final or {}), "type": self.family.part, self.family.member: self.value()})
+
+
+def _index(text: Text) -> int:
+    return text.index or 0
+
+
+_ANY = object()
+"""Stands in a key for a number that isn't asked for."""
 
 
 class OutputItem:
-    """An item of the output: as it was added, what has arrived of it, and its final bytes."""
+    """An item of the output: as it was added, what has arrived of it, and its final bytes.
+
+    Attributes:
+        index: its place in the output.
+        id: the id that the client knows.
+        added: the item as its ``added`` event showed it.
+        upstream_id: the upstream's id for it.
+        upstream_index: the upstream's number for it.
+        parts: the texts of its content and summary parts.
+        own: the text that is a member of the item itself, for the types that have one.
+        final: the whole item, once it is done.
+        data: its JSON text, once it is done.
+        cut: whether it was done only because the response ended.
+    """
 
     __slots__ = (
+        "_newest",
         "added",
         "cut",
         "data",
@@ -114,9 +166,8 @@ class OutputItem:
         "index",
         "new_id",
         "old_id",
+        "own",
         "parts",
-        "text",
-        "text_done",
         "upstream_id",
         "upstream_index",
     )
@@ -136,45 +187,51 @@ class OutputItem:
         self.added = added
         self.old_id = b'"item_id":%b' % encode(upstream_id) if upstream_id else None
         self.new_id = b'"item_id":%b' % encode(id)
-        self.parts: dict[str, list[Part]] = {"content": [], "summary": []}
-        self.text: list[str] = []
-        self.text_done = False
+        self.parts: dict[str, list[Text]] = {"content": [], "summary": []}
+        self._newest: dict[tuple[Family, object], Text] = {}
+        family = BY_ITEM.get(added["type"])
+        self.own = None if family is None else Text(family, self)
         self.final: JsonObject | None = None
         self.data = b""
         self.cut = False
 
     @property
-    def said(self) -> tuple[str, str | None, int | None]:
-        """What the upstream's events say of it."""
-        return self.added["type"], self.upstream_id, self.upstream_index
-
-    @property
     def untouched(self) -> bool:
-        """Whether it was added and nothing more."""
-        return self.final is None and not (self.text or self.text_done or any(self.parts.values()))
-
-    def fits(self, type: str | None, index: int) -> bool:
-        return type in (None, self.added["type"]) and self.upstream_index == index
-
-    def find_part(self, family: Family, index: int | None) -> int | None:
-        """Where the newest part is that fits what an event says of it."""
-        parts = self.parts[family.place]
-        for position in reversed(range(len(parts))):
-            part = parts[position]
-            if part.family is family and (index is None or part.upstream_index in (None, index)):
-                return position
-        return None
+        """Whether it was added and nothing has happened to it since."""
+        grown = self.own is not None and (self.own.pieces or self.own.complete)
+        return self.final is None and not (grown or any(self.parts.values()))
 
     @property
     def unusable(self) -> bool:
         """Whether it was cut off so early that no model can be asked to go on from it.
 
         That is a call without all of its arguments, and a message or reasoning without any text: vLLM
-        answers a history that holds an item without content with 500.
+        fails with 500 on a history that contains an item without content.
         """
         if not self.cut:
             return False
-        return self.added["type"] in BY_ITEM or not any(part.text for part in self.parts["content"])
+        return self.own is not None or not any(text.pieces for text in self.parts["content"])
+
+    def add_part(self, family: Family, upstream_index: int | None) -> Text:
+        """Open a part; the text that will grow in it."""
+        texts = self.parts[family.place]
+        text = Text(family, self, len(texts), upstream_index)
+        texts.append(text)
+        self._newest[family, upstream_index] = self._newest[family, _ANY] = text
+        return text
+
+    def texts(self) -> list[Text]:
+        """The texts that grow in it, its own or those of its parts."""
+        return [self.own] if self.own is not None else [*self.parts["content"], *self.parts["summary"]]
+
+    def find_part(self, family: Family, index: int | None) -> Text | None:
+        """The newest part of this kind, and with this number where the upstream gave it one."""
+        if index is None:
+            return self._newest.get((family, _ANY))
+        numbered, unnumbered = self._newest.get((family, index)), self._newest.get((family, None))
+        if numbered is None or unnumbered is None:
+            return numbered or unnumbered
+        return max(numbered, unnumbered, key=_index)
 
     def finish(self, final: JsonObject) -> None:
         self.final = final
@@ -185,39 +242,39 @@ class OutputItem:
         item = dict(self.added)
         if "status" in item or item["type"] != "reasoning":
             item["status"] = status
-        for place, parts in self.parts.items():
-            if parts:
-                item[place] = [part.value() for part in parts]
-        family = BY_ITEM.get(item["type"])
-        if family is not None:
-            item[family.member] = "".join(self.text)
+        for place, texts in self.parts.items():
+            if texts:
+                item[place] = [text.part() for text in texts]
+        if self.own is not None:
+            item[self.own.family.member] = self.own.value()
         return item
 
 
-def find_item(
-    items: Sequence[OutputItem], type: str | None, id: str | None, index: int | None
-) -> OutputItem | None:
-    """The newest item that fits what an event says of it, or else an open one at its index."""
-    for item in reversed(items):
-        if (
-            type in (None, item.added["type"])
-            and (id is None or item.upstream_id in (None, id))
-            and (index is None or item.upstream_index in (None, index))
-        ):
-            return item
-    for item in reversed(items):
-        if index is not None and item.fits(type, index) and item.final is None:
-            return item
-    return None
+def final_form(item: JsonObject, id: str, *, whole: bool) -> tuple[JsonObject, bool]:
+    """Return an item in its final form, and whether it was cut off.
+
+    Args:
+        item: as the upstream sent it.
+        id: our id for it.
+        whole: whether the response is complete. Otherwise an item that was left ``in_progress`` was cut off.
+    """
+    open = item.get("status") == "in_progress"
+    final = normal_item(item, id, "incomplete" if open and not whole else "completed")
+    return final, open and final.get("status") == "incomplete"
 
 
-def find_final(items: Iterable[OutputItem], index: int, item: JsonObject) -> OutputItem | None:
-    """The streamed item that one of the final output is: by its id, or by where it stands."""
-    type, id = item.get("type"), item.get("id")
-    if not isinstance(type, str):
-        type = "message"
-    alike = [known for known in items if known.added["type"] == type]
-    by_id = [known for known in alike if id is not None and known.upstream_id == id]
-    at_index = [known for known in alike if known.upstream_index == index]
-    unnamed = [known for known in alike if known.upstream_id is None or id is None]
-    return next(iter([*by_id, *at_index, *unnamed]), None)
+def newly_added(item: JsonObject, type: str, id: str) -> JsonObject:
+    """Return an item as its ``added`` event shows it: under our id, and with nothing in it yet."""
+    added = normal_item(item, id, "in_progress")
+    if type in ("message", "reasoning"):
+        added.pop("content", None)
+    if type == "message":
+        added["content"] = []
+    elif type == "reasoning":
+        added["summary"] = []
+    elif type in BY_ITEM:
+        added[BY_ITEM[type].member] = ""
+    # Outputs of programs and shells are whole when they are added, and say so.
+    if "status" in added and not type.endswith("_output"):
+        added["status"] = "in_progress"
+    return added

@@ -1,4 +1,4 @@
-"""A stream that was not kept, told again from the response that was."""
+"""Replay a response whose stream was not kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNDER_WAY: dict[str, Any] = {
 
 
 def replayed(response: bytes) -> Sequence[bytes]:
-    """The shortest legal stream that leads to a response; none for one that has not ended.
+    """Return the shortest legal stream that leads to a response, or nothing if it has not ended.
 
     Args:
         response: the whole Response object. Its items keep their ids.
@@ -36,11 +36,12 @@ def replayed(response: bytes) -> Sequence[bytes]:
     ids = iter([item["id"] for item in final["output"]])
     events = OutputEvents(lambda prefix: next(ids), 0)
     begun = {"response": final | _UNDER_WAY}
-    told = [events.event("response.created", begun)]
+    sent = [events.event("response.created", begun)]
     if final["output"] or ending != "response.failed":
-        told.append(events.event("response.in_progress", begun))
-    events.finish(final["output"], whole=True, out=told)
-    # One that was cancelled for no error just ends, as it did when it was told first.
+        sent.append(events.event("response.in_progress", begun))
+    events.finish(final["output"], whole=True)
+    sent += events.take_sent()
+    # A response that was cancelled without an error has no terminal event, as in the first stream.
     if final["status"] != "cancelled" or final["error"] is not None:
-        told.append(events.event(ending, {"response": msgspec.Raw(response)}))
-    return told
+        sent.append(events.event(ending, {"response": msgspec.Raw(response)}))
+    return sent

@@ -1,7 +1,7 @@
 """Server-sent events: an incremental decoder that takes any chunking, and an encoder.
 
-The rules are those of the HTML standard, section 9.2: LF, CR or CRLF end a line, an empty line ends an
-event, lines that begin with a colon are comments, several ``data`` lines are joined by LF.
+The rules come from the HTML standard, section 9.2: LF, CR or CRLF ends a line, an empty line ends an
+event, a line that begins with a colon is a comment, and several ``data`` lines are joined by LF.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ from __future__ import annotations
 from typing import NamedTuple
 
 DONE = b"data: [DONE]\n\n"
-"""What ends every stream of the Responses API, after its terminal event."""
+"""The last bytes of every stream of the Responses API, after its terminal event."""
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-"""No event is larger: one holds a whole response at most. Bounds what an endless line can cost."""
+"""The largest event that is accepted. An event contains a whole response at most, so that only a line
+without an end is larger."""
 
 
 class EventTooLarge(Exception):
-    """The peer sent more than the bound without ending an event."""
+    """The peer sent more than the bound in one event."""
 
 
 class Block(NamedTuple):
-    """One event as it came.
+    """One event as it was received.
 
     Attributes:
         data: the joined ``data`` lines.
-        raw: the event's bytes, line ends normalised to LF, the empty line included.
+        raw: the event's bytes, with line ends normalised to LF and including the empty line.
     """
 
     data: bytes
@@ -42,20 +43,20 @@ class Decoder:
         self._max = max_event_bytes
 
     def feed(self, chunk: bytes) -> list[Block]:
-        """Take bytes as they come; answer the events that they complete.
+        """Take the bytes of one read and return the events that they complete.
 
         Raises:
-            EventTooLarge: an event is larger than the bound. The decoder is of no use afterwards.
+            EventTooLarge: an event is larger than the bound. The decoder can't be used afterwards.
         """
         if self._ends_with_cr or b"\r" in chunk:
             chunk = self._normalise(chunk)
         buffer: bytes | bytearray = chunk
         if self._buffer:
-            # Grown in place: an event that comes in many small pieces would be copied for each.
+            # Grown in place: copying would make an event that comes in small pieces cost its square.
             self._buffer += chunk
             buffer = self._buffer
         if not self._begun and buffer:
-            # A byte order mark may open the stream; until three bytes are here it can't be told.
+            # The stream may begin with a byte order mark, which three bytes decide.
             if len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
                 self._buffer = bytearray(buffer)
                 return []
@@ -63,7 +64,7 @@ class Decoder:
             self._begun = True
         blocks = []
         start = 0
-        # The end of an event may straddle two chunks: look one byte back, never at all of it again.
+        # The end of an event may straddle two chunks: go one byte back, not to the event's start.
         end = buffer.find(b"\n\n", max(self._scanned - 1, 0))
         while end >= 0:
             if end - start > self._max:
@@ -83,10 +84,10 @@ class Decoder:
         return blocks
 
     def end(self) -> list[Block]:
-        """The stream ended: answer an event whose empty line never came.
+        """The stream ended: return the event whose empty line is missing, if there is one.
 
-        The standard drops it. A model server that forgets its last line end has still said how the
-        response ended, so it is kept, and whoever decodes its data finds out whether it is whole.
+        The standard drops such an event. It is kept here because a model server that forgets its last
+        line end has still said how the response ended; decoding its data shows whether it is whole.
         """
         rest, self._buffer = bytes(self._buffer), bytearray()
         block = parse_block(rest.rstrip(b"\n") + b"\n\n")
@@ -102,8 +103,8 @@ class Decoder:
 
 
 def parse_block(raw: bytes) -> Block | None:
-    """Read one event's lines. None if it holds no data (comments, empty lines)."""
-    # Nearly all events have one of two forms, told apart without splitting them into lines.
+    """Parse one event. Returns None if it has no data (comments, empty lines)."""
+    # Nearly all events have one of two forms, which are recognised without splitting them into lines.
     lines = raw.count(b"\n")
     begin = raw.find(b"\n") + 1 if lines == 3 and raw.startswith(b"event: ") else 0
     if lines == (3 if begin else 2) and raw.startswith(b"data: ", begin):
@@ -117,6 +118,13 @@ def parse_block(raw: bytes) -> Block | None:
     return Block(b"\n".join(data), raw) if data else None
 
 
+def event_name(raw: bytes) -> str:
+    """Return the name in an event's ``event`` line, if the event begins with one."""
+    if not raw.startswith(b"event:"):
+        return ""
+    return raw[6 : raw.index(b"\n")].strip().decode()
+
+
 def encode(type: str, data: bytes) -> bytes:
-    """One event in the form that OpenAI sends: its type, then its data in one line."""
+    """Return one event in the form that OpenAI sends: the type, then the data in one line."""
     return b"event: %b\ndata: %b\n\n" % (type.encode(), data)

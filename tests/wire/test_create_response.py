@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentic_trio.errors import InvalidRequest
+from agentic_trio.wire.bodies import parse_object
 from agentic_trio.wire.create_response import (
     KNOWN_FIELDS,
     CreateResponse,
     parse_create_response,
-    parse_object,
     route,
 )
 from tests.oracles import check_error, check_response
@@ -341,11 +341,32 @@ def test_routing_says_what_is_wrong_with_store() -> None:
         ({"store": False, "conversation_id": "conv_x"}, False),
         ({"store": False, "background": True}, False),
         ({"store": False, "background": False}, True),
+        ({"store": False, "input": [{"role": "user", "content": "hi", "id": "msg_1"}]}, True),
+        ({"store": False, "input": [{"type": "reasoning", "id": "rs_1"}]}, True),
+        ({"store": False, "input": [{"type": "item_reference", "id": "msg_1"}]}, False),
+        ({"store": False, "input": [{"id": "msg_1"}]}, False),
+        ({"store": False, "input": "item_reference"}, True),
+        ({"store": False, "input": [{"role": "user", "content": '"item_reference"'}]}, True),
+        ({"store": False, "input": [7, {"id": "msg_1"}]}, True),
     ],
     ids=str,
 )
 def test_only_what_is_not_stored_and_names_no_state_is_relayed(members: Json, relayed: bool) -> None:
     assert route(request(**members)).relayed is relayed
+
+
+@pytest.mark.parametrize("type", [r"item_\u0072eference", r"\u0069tem_reference", r"item\u005freference"])
+@pytest.mark.parametrize("name", ["type", r"typ\u0065"])
+def test_a_reference_in_any_spelling_is_not_relayed(type: str, name: str) -> None:
+    input = f'[{{"{name}":"{type}","id":"msg_1"}}]'
+    assert not route(f'{{"model":"tiny","store":false,"input":{input}}}'.encode()).relayed
+
+
+def test_a_byte_order_mark_before_the_json_is_taken() -> None:
+    body = b"\xef\xbb\xbf" + request(store=False)
+    assert route(body).relayed
+    assert parsed(body) == parsed(request(store=False))
+    assert parse_object(b"\xef\xbb\xbf" + b'{"a":1}') == {"a": 1}
 
 
 # --------------------------------------------------------------------------- anything at all

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from agentic_trio.wire.responses import crashed, with_output
-from tests.oracles import MEMBERS, check_response
+from tests.oracles import MEMBERS, check_response, parse_sse
 from tests.playbook import REQUEST, new_response
 
 
@@ -24,6 +24,18 @@ def test_how_a_response_ended_does_not_show_before_its_commit() -> None:
     response.receive_json(b'{"status":"completed","output":[],"usage":{"input_tokens":1,"output_tokens":1}}')
     assert json.loads(response.response())["status"] == "completed"
     assert response.snapshot.under_way().body() == before
+
+
+def test_a_background_response_is_queued_first_whatever_has_happened_since() -> None:
+    response = new_response()
+    queued, _ = parse_sse(b"".join(response.queue()))
+    assert [each["type"] for each in queued] == ["response.created", "response.queued"]
+    begun, _ = parse_sse(b"".join(response.begin()))
+    assert [each["type"] for each in begun] == ["response.in_progress"]
+    for _ in range(2):
+        body = with_output(response.snapshot.queued().body(), ())
+        assert json.loads(body) == check_response(queued[1]["response"], REQUEST, status="queued")
+        response.receive_json(b'{"status":"completed","output":[],"usage":{}}')
 
 
 def test_a_response_has_the_31_required_members() -> None:

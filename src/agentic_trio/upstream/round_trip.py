@@ -1,0 +1,253 @@
+"""One request and its response on one connection. What goes wrong is one of httpx's errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
+
+import httpx
+import trio
+
+from agentic_trio.http1.client_side import Head, Message
+from agentic_trio.net.streams import MAX_READ, send_within
+
+if TYPE_CHECKING:
+    from agentic_trio.net.streams import Stream
+
+Meanwhile: TypeAlias = Callable[[], Awaitable[None]]
+GiveBack: TypeAlias = Callable[["Stream"], Awaitable[None]]
+
+BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
+"""What a stream raises when it can't be read or written any more."""
+
+
+async def send_request(
+    stream: Stream,
+    request: httpx.Request,
+    head: Head,
+    *,
+    max_header_bytes: int,
+    meanwhile: Meanwhile | None,
+    give_back: GiveBack,
+) -> ResponseStream:
+    """Send a request and return its response as soon as the head is there.
+
+    Args:
+        stream: belongs to the response from now on. It is closed if there is none.
+        request: its body and its timeouts.
+        head: its head, encoded.
+        max_header_bytes: see ``StreamTransport``.
+        meanwhile: see ``StreamTransport.open``.
+        give_back: takes the stream if it can be used for another request.
+
+    Raises:
+        httpx.WriteError: the stream broke before it took the whole request, and no response byte came.
+        httpx.TransportError: the response didn't come, or is malformed.
+
+    Cancellation: the stream is closed at once.
+    """
+    wire = _Wire(stream, request.extensions.get("timeout", {}))
+    incoming = _Incoming(wire, Message(request.method == "HEAD", max_header_bytes))
+    try:
+        failure = await _write_request(wire, request, head)
+        # A request that was not taken may be sent once more; this is done once.
+        if meanwhile is not None and failure is None:
+            await meanwhile()
+        body = await _read_head(incoming, failure)
+    except BaseException:
+        await incoming.discard()
+        raise
+    return ResponseStream(incoming, body, None if head.closes or failure is not None else give_back)
+
+
+async def _write_request(wire: _Wire, request: httpx.Request, head: Head) -> httpx.TransportError | None:
+    # An early response (a 413, say) may explain a failure: it is returned, and raised if there is none.
+    try:
+        await _write_all(wire, request, head)
+    except (httpx.WriteError, httpx.WriteTimeout) as error:
+        if isinstance(error, httpx.WriteTimeout) and not wire.stream.is_readable():
+            raise
+        return error
+    return None
+
+
+async def _write_all(wire: _Wire, request: httpx.Request, head: Head) -> None:
+    assert isinstance(request.stream, httpx.AsyncByteStream)
+    unsent, chunked, left = head.data, head.chunked, head.length
+    pieces = aiter(request.stream)
+    try:
+        async for piece in pieces:
+            left -= len(piece)
+            if left < 0 and not chunked:
+                raise httpx.LocalProtocolError("the request body is longer than its Content-Length")
+            unsent += b"%x\r\n%s\r\n" % (len(piece), piece) if chunked and piece else piece
+            if unsent:
+                await wire.write(unsent)
+            unsent = b""
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
+    if left > 0:
+        raise httpx.LocalProtocolError("the request body is shorter than its Content-Length")
+    if unsent or chunked:
+        await wire.write(unsent + (b"0\r\n\r\n" if chunked else b""))
+
+
+async def _read_head(incoming: _Incoming, write_failure: httpx.TransportError | None) -> bytes:
+    body = b""
+    while incoming.message.status == 0:
+        try:
+            body = await incoming.receive()
+        except httpx.TransportError:
+            if write_failure is not None and not incoming.answered:
+                raise write_failure from None
+            raise
+    return body
+
+
+class ResponseStream(httpx.AsyncByteStream):
+    """A response whose head is there. Iterating it reads the body.
+
+    Attributes:
+        status: its HTTP status.
+        headers: in order; names in the server's spelling.
+        reason: the reason phrase.
+        version: ``1.0`` or ``1.1``.
+    """
+
+    def __init__(self, incoming: _Incoming, body: bytes, give_back: GiveBack | None) -> None:
+        message = incoming.message
+        self.status, self.headers = message.status, message.headers
+        self.reason, self.version = message.reason, message.version
+        self._incoming = incoming
+        self._message = message
+        self._body = body
+        self._give_back = give_back
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next chunk of the body is still to come."""
+        return not self._message.complete and not self._body
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole body has been returned."""
+        return self._message.complete and not self._body
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        incoming = self._incoming
+        if incoming.closed:
+            raise httpx.StreamClosed
+        try:
+            while not self._body and not self._message.complete:
+                self._body = await incoming.receive()
+        except BaseException:
+            await incoming.discard()
+            raise
+        if not self._body:
+            raise StopAsyncIteration
+        body, self._body = self._body, b""
+        return body
+
+    async def aclose(self) -> None:
+        """Give the connection back if the whole response was read, or close it.
+
+        Cancellation: neither waits nor is interrupted.
+        """
+        if self._incoming.closed:
+            return
+        if self._give_back is None or not (self._message.complete and self._message.keep_alive):
+            await self._incoming.discard()
+            return
+        self._incoming.close()
+        await self._give_back(self._incoming.wire.stream)
+
+
+class _Incoming:
+    """Reads a response off its connection.
+
+    Attributes:
+        answered: a byte of the response has come.
+        closed: nothing is read any more.
+    """
+
+    def __init__(self, wire: _Wire, message: Message) -> None:
+        self.wire = wire
+        self.message = message
+        self.answered = False
+        self.closed = False
+        self._drained = False
+
+    async def receive(self) -> bytes:
+        """Read once; return the bytes of the body in it, if any."""
+        data = await self.wire.read(patient=self._drained)
+        if self.closed:
+            raise httpx.StreamClosed
+        if not data:
+            self.message.feed_eof()
+            return b""
+        self.answered = True
+        self._drained = len(data) < MAX_READ
+        return self.message.feed(data)
+
+    async def discard(self) -> None:
+        """Close the connection. Cancellation: neither waits nor is interrupted."""
+        if not self.closed:
+            self.close()
+            await close_now(self.wire.stream)
+
+    def close(self) -> None:
+        self.closed = True
+        self.message.close()
+
+
+class _Wire:
+    """A stream with a request's timeouts, and httpx's errors."""
+
+    def __init__(self, stream: Stream, timeouts: dict[str, float | None]) -> None:
+        self.stream = stream
+        self._write_seconds = _or_forever(timeouts.get("write"))
+        self._read_seconds = _or_forever(timeouts.get("read"))
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await send_within(self.stream, data, self._write_seconds)
+        except trio.TooSlowError:
+            raise httpx.WriteTimeout(no_progress(self._write_seconds)) from None
+        except BROKEN as error:
+            raise broken(httpx.WriteError, error) from error
+
+    async def read(self, *, patient: bool) -> bytes:
+        try:
+            return await self.stream.receive_some(MAX_READ, self._read_seconds, patient=patient)
+        except trio.TooSlowError:
+            raise httpx.ReadTimeout(no_progress(self._read_seconds)) from None
+        except BROKEN as error:
+            raise broken(httpx.ReadError, error) from error
+
+
+def _or_forever(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
+
+
+def no_progress(seconds: float) -> str:
+    """What a timeout says."""
+    return f"no progress within {seconds} s"
+
+
+def broken(kind: type[httpx.NetworkError], error: Exception) -> httpx.NetworkError:
+    """An error of a stream as one of httpx's."""
+    return kind(str(error.__cause__ or error) or type(error).__name__)
+
+
+async def close_now(stream: trio.abc.Stream) -> None:
+    """Close a stream. Cancellation: neither waits nor is interrupted."""
+    # Shielded and cancelled: it closes at once, waits for nothing, and is never interrupted half-way.
+    with trio.CancelScope(shield=True) as scope, suppress(*BROKEN):
+        scope.cancel()
+        await stream.aclose()
