@@ -22,7 +22,7 @@ import pytest
 import trio
 
 from agentic_trio.errors import ConfigError
-from agentic_trio.store import conversations, responses, schema, threads
+from agentic_trio.store import conversations, erasure, responses, schema, threads
 from agentic_trio.store.contract import (
     Conversation,
     Item,
@@ -448,6 +448,19 @@ async def test_after_a_sweep_deleted_text_is_in_no_file(path: str, length: int):
         assert await texts(store, response="after") == data("in_after", "out_after")
 
 
+@pytest.mark.parametrize(
+    "statement", [erasure._FIND_ITEM, erasure._LIVING, erasure._THREAD, erasure._DROPPED]
+)
+async def test_what_is_reached_is_looked_up_in_indexes(path: str, statement: str):
+    values = dict.fromkeys(("id", "owner", "mask", "thread", "mark", "first", "end", "last"), 1)
+    async with open_sqlite_store(path) as store:
+        plan = await store.writer.between(
+            lambda db: db.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
+        )
+    steps = [step.decode() for *_, step in plan]
+    assert [step for step in steps if step.startswith("SCAN") and "subquery" not in step] == []
+
+
 def interleave(db: sqlite3.Connection) -> None:
     """Turns of many conversations, so that pages are split and rows moved; half of them are deleted."""
     random = Random(2)
@@ -541,12 +554,13 @@ async def test_a_closed_store_refuses_reads_and_writes(path: str):
             await refused
 
 
-async def test_closing_waits_for_what_is_under_way(path: str):
+async def test_closing_waits_for_what_is_under_way(path: str, caplog: pytest.LogCaptureFixture):
     async with trio.open_nursery() as nursery, open_sqlite_store(path) as store:
         await take_turn(store, "a")
         for n in range(3 * READERS):
             nursery.start_soon(take_turn_and_read, store, n)
         await trio.lowlevel.checkpoint()
+    assert caplog.records == []
     async with open_sqlite_store(path) as store:
         assert (await store.response(OWNER, "a")).status == "completed"
 

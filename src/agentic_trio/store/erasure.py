@@ -142,7 +142,8 @@ _THREAD = """
             UNION ALL SELECT max(base) FROM response WHERE thread = :thread AND last IS NULL
             UNION ALL SELECT head FROM thread JOIN conversation ON conversation.thread = thread.id
                 WHERE thread.id = :thread
-            UNION ALL SELECT max(child.fork) FROM thread AS child WHERE child.parent = :thread
+            UNION ALL SELECT max(fork) FROM thread WHERE parent = :thread AND living = 1
+            UNION ALL SELECT max(fork) FROM thread WHERE parent = :thread AND living = 0
             UNION ALL SELECT max(position) FROM tombstone WHERE thread = :thread AND id > :mark
         )
     )
@@ -165,7 +166,7 @@ _DROPPED = f"""
     )
     AND NOT EXISTS (
         SELECT 1 FROM thread
-        WHERE parent = :thread AND fork >= (entry.key & :mask) AND fork < dropped
+        WHERE parent = :thread AND living IN (0, 1) AND fork >= (entry.key & :mask) AND fork < dropped
     )
     AND NOT EXISTS (
         SELECT 1 FROM tombstone

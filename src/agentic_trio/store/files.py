@@ -15,7 +15,7 @@ from agentic_trio.store.contract import StoreError
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-logger = logging.getLogger("agentic_trio")
+logger = logging.getLogger(__name__)
 
 PRIVATE = 0o600
 """The mode of every file: what they hold is what users say to a model."""

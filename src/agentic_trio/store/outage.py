@@ -9,7 +9,7 @@ import trio
 from agentic_trio.store.failures import is_database_failure
 from agentic_trio.store.files import FilesGone
 
-logger = logging.getLogger("agentic_trio")
+logger = logging.getLogger(__name__)
 
 REPEAT = 60.0
 """Seconds between two lines about one outage."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
 
-logger = logging.getLogger("agentic_trio")
+logger = logging.getLogger(__name__)
 
 
 class Announced(NamedTuple):

@@ -81,7 +81,8 @@ class Readers:
                 lambda: self._read(lambda db: work(db, *args, **kwargs)), limiter=self._limiter
             )
         except StoreError as error:
-            self._outage.failed(error)
+            if not self._closed:
+                self._outage.failed(error)
             raise
         self._outage.worked()
         return result
