@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import h2.connection
 import pytest
 import trio
 import trio.testing
@@ -48,11 +49,7 @@ def head(path: str, *fields: str, method: str = "POST") -> bytes:
 
 async def answer_to(client: Exchange) -> tuple[int, dict[str, str], bytes]:
     """What a connection is told until it is closed."""
-    parts = []
-    with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
-        while part := await client.stream.receive_some():
-            parts.append(part)
-    return parse_response(b"".join(parts))
+    return parse_response(await client.read_rest())
 
 
 async def check_served(world: World) -> None:
@@ -448,7 +445,7 @@ async def test_a_reader_that_fell_behind_is_told_and_holds_back_nobody(database:
 async def test_a_quiet_stream_gets_comments(database: Path) -> None:
     async with open_file_world(database, HALF, keep_alive_interval=0.05) as world:
         async with open_at_event(world.port, streamed(), 4) as client:
-            await client.read_body_until(b": keep-alive\n\n: keep-alive\n\n")
+            await client.read_until(b": keep-alive\n\n: keep-alive\n\n")
             world.upstream.release()
             await client.read()
         check_event_stream(client.body.replace(b": keep-alive\n\n", b""))
@@ -503,6 +500,47 @@ async def test_giant_headers_are_431(database: Path) -> None:
                 status, _, body = await answer_to(client)
                 assert status == 431
                 check_error(status, body)
+        await check_served(world)
+
+
+async def test_http_2_with_prior_knowledge_keeps_nobody_out(database: Path) -> None:
+    hello = h2.connection.H2Connection()
+    hello.initiate_connection()
+    fields = [(":method", "POST"), (":path", "/v1/responses"), (":scheme", "http"), (":authority", "x")]
+    for stream in range(1, 200, 2):
+        hello.send_headers(stream, fields)
+    data = hello.data_to_send()
+    async with open_file_world(database, max_concurrent_requests=5) as world, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(open_exchange(world.port)) for _ in range(10)]
+        for client in clients:
+            await client.stream.send_all(data)
+            ledger.fault()
+        await check_served(world)
+        for client in clients:
+            await client.read_to_close()
+
+
+async def test_an_upgrade_is_refused_and_what_follows_is_not_read(database: Path) -> None:
+    handshake = head("/v1/responses", "connection: upgrade", "upgrade: websocket", "connection: keep-alive")
+    async with open_file_world(database) as world, open_exchange(world.port) as client:
+        await client.stream.send_all(handshake.replace(b"POST", b"GET") + head("/health"))
+        ledger.fault()
+        status, _, body = await answer_to(client)
+        assert (status, body.count(b"HTTP/1.1")) == (426, 0)
+        await check_served(world)
+
+
+async def test_a_body_in_chunks_of_one_byte_is_400(database: Path) -> None:
+    piece = b"1\r\n \r\n" * 10_000
+    async with open_file_world(database) as world, open_exchange(world.port) as client:
+        await client.stream.send_all(head("/v1/responses", "transfer-encoding: chunked"))
+        with suppress(trio.BrokenResourceError):
+            for _ in range(100):
+                await client.stream.send_all(piece)
+        ledger.fault()
+        status, _, body = await answer_to(client)
+        assert status == 400
+        assert "too small" in check_error(status, body)["message"]
         await check_served(world)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from agentic_trio import Config, open_gateway, serve
 from agentic_trio.cli.run import HARD_STOP_SLACK
+from agentic_trio.server import connection
 from tests.fake_upstream import Script, Text, open_fake_upstream
 from tests.http_client import Exchange, open_exchange, parse_response
 from tests.oracles import check_error, check_event_stream
@@ -20,6 +23,8 @@ from .world import PATIENCE, assert_intact, check_told_why, ended, get, status_o
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from tests.fake_upstream import Recorded
 
@@ -95,15 +100,6 @@ async def refuses_connections(process: Process) -> None:
             await stream.aclose()
 
 
-async def rest(client: Exchange) -> bytes:
-    """All that a connection still says until it is closed."""
-    answer = b""
-    with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
-        while data := await client.stream.receive_some():
-            answer += data
-    return answer
-
-
 def grace(seconds: float) -> tuple[str, str]:
     return ("--graceful-timeout", f"{seconds:g}")
 
@@ -129,14 +125,14 @@ async def test_what_runs_may_finish_and_nothing_new_begins(database: Path, spawn
         nursery.start_soon(exit)
         await refuses_connections(process)
 
-        assert await rest(idle) == b""
+        assert await idle.read_rest() == b""
         await ready.stream.send_all(b"t: localhost\r\n\r\n")
-        answer = await rest(ready)
+        answer = await ready.read_rest()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nconnection: close\r\n" in answer
         for client in (create, relay):
             await client.stream.send_all(b"ngth: 9999999\r\nhost: localhost\r\n\r\n")
-            status, headers, body = parse_response(await rest(client))
+            status, headers, body = parse_response(await client.read_rest())
             check_error(status, body, code="service_unavailable")
             assert (status, headers["retry-after"]) == (503, "1")
         assert len(upstream.requests) == asked
@@ -207,6 +203,26 @@ async def test_a_database_that_hangs_does_not_hold_up_the_end(database: Path, sp
     async with spawner.running(database, upstream.url) as process:
         ledger.check(await ended(process.client, client.id, "failed"), client.id)
     assert_intact(database)
+
+
+async def test_a_connection_that_was_just_accepted_gets_its_first_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "NEWCOMER_GRACE", 2 * PATIENCE)
+    stop = trio.Event()
+    config = Config(db_url="sqlite://:memory:", llm_api_base=NOWHERE, port=0, graceful_timeout=PATIENCE)
+    async with open_gateway(config) as gateway, trio.open_nursery() as nursery:
+        (url,) = await nursery.start(partial(serve, gateway, shutdown_trigger=stop.wait))
+        port = int(url.rpartition(":")[2])
+        async with open_exchange(port) as newcomer, open_exchange(port) as idle:
+            await idle.request("GET", "/health")
+            await idle.read()
+            stop.set()
+            ledger.fault()
+            assert await idle.is_closed()
+            await newcomer.request("GET", "/health")
+            await newcomer.read()
+            assert (newcomer.status, newcomer.headers["connection"]) == (200, "close")
 
 
 async def test_a_second_signal_ends_everything_at_once(database: Path, spawner: Spawner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -351,6 +352,27 @@ async def test_a_model_server_that_only_says_that_it_is_alive_is_left_when_the_t
         answer = await world.post("/v1/responses", body)
         ledger.fault()
         await check_told_why(world.client, answer.content, fault.code)
+
+
+async def test_a_gateway_that_is_its_own_model_server_says_so(
+    database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    own = f"http://127.0.0.1:{port}"
+    async with open_file_world(database, llm_api_base=own, port=port, max_concurrent_requests=10) as world:
+        for body in ({}, {"stream": True}, {"store": False}):
+            status, error = await world.refused(**body)
+            ledger.fault()
+            assert status == 508
+            assert "leads back to this gateway" in error["message"]
+        answer = await world.client.get("/ready")
+        assert answer.status_code == 503
+        assert "508" in answer.json()["reason"]
+        assert world.gateway.admission.slots == 10
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert said == [f"the model server's address, 127.0.0.1:{port}, leads back to this gateway"]
 
 
 # Retries
