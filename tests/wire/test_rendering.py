@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentic_trio.errors import InvalidRequest
-from agentic_trio.wire.rendering import rendered
+from agentic_trio.wire.rendering import RENDERED, rendered
 from agentic_trio.wire.tools import function_name
 
 Json = dict[str, Any]
@@ -49,6 +50,47 @@ def test_any_context_is_sent_as_items_that_are_taken(context: list[bytes]) -> No
             assert isinstance(json.loads(item["arguments"]), dict)
         if item["type"] == "function_call_output":
             assert isinstance(item["output"], str)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "x", '{"a":1}', "call_1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "text", "refusal", "message", "content"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+MEMBERS = sorted({name for data in STORED for name in json.loads(data)} - {"id", "type"})
+LEFT_ALONE = (
+    "message",
+    "function_call_output",
+    "custom_tool_call_output",
+    "function_call",
+    "custom_tool_call",
+)
+"""Types whose members are checked before they are stored."""
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(sorted(RENDERED.keys() - {"compaction", *LEFT_ALONE})),
+            st.dictionaries(st.sampled_from(MEMBERS), JSON, max_size=6),
+        ),
+        max_size=4,
+    )
+)
+def test_an_item_with_any_members_is_sent_as_items_that_are_taken(items: list[tuple[str, Json]]) -> None:
+    context = [
+        msgspec.json.encode({"id": f"x_{place}", "type": type, **members})
+        for place, (type, members) in enumerate(items)
+    ]
+    for data in rendered(context):
+        item = json.loads(data)
+        assert item["type"] in TAKEN
+        assert item["type"] != "function_call" or isinstance(json.loads(item["arguments"]), dict)
 
 
 @given(st.lists(st.sampled_from(STORED), min_size=1))

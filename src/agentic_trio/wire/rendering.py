@@ -113,7 +113,7 @@ def _message(item: JsonObject) -> list[JsonObject]:
     """One text, since vLLM reads the first part of an assistant's message and fails on a refusal."""
     content = item.get("content")
     if item.get("role") == "assistant" and isinstance(content, list):
-        text = "".join(str(part.get("text", part.get("refusal", ""))) for part in content)
+        text = _joined(content, "text", "refusal")
         item["content"] = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
     return [item]
 
@@ -123,10 +123,22 @@ def _reasoning(item: JsonObject) -> list[JsonObject]:
     item.pop("encrypted_content", None)
     content = item.get("content")
     if isinstance(content, list) and content:
-        text = "".join(str(part.get("text", "")) for part in content)
-        item["content"] = [{"type": "reasoning_text", "text": text}]
+        item["content"] = [{"type": "reasoning_text", "text": _joined(content, "text")}]
         return [item]
     return [item] if item.get("summary") else []
+
+
+def _joined(parts: list[Any], *members: str, by: str = "") -> str:
+    """Join the texts of parts, each in the first of ``members`` that is a text."""
+    texts = []
+    for part in parts:
+        found = (
+            [part[name] for name in members if isinstance(part.get(name), str)]
+            if isinstance(part, dict)
+            else []
+        )
+        texts += found[:1]
+    return by.join(texts)
 
 
 def _compaction(item: JsonObject) -> list[JsonObject]:
@@ -188,10 +200,8 @@ def _mcp_name(item: JsonObject) -> str:
 def _error_text(error: Any) -> str:
     """The words of an error: a text, ``message``, or the texts of ``content``."""
     if isinstance(error, dict):
-        said = error.get("message") or error.get("content") or error
-        if isinstance(said, list) and all(isinstance(part, dict) for part in said):
-            said = "\n".join(str(part.get("text", "")) for part in said)
-        error = said
+        words = error.get("message") or error.get("content") or error
+        error = _joined(words, "text", by="\n") if isinstance(words, list) else words
     return error if isinstance(error, str) else encode(error).decode()
 
 
