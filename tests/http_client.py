@@ -8,7 +8,7 @@ read as far as a test needs.
 from __future__ import annotations
 
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -105,20 +105,18 @@ class Connection:
         self.left = reader.rest
         return reader
 
-    async def read_until(self, end: bytes) -> bytes:
-        """Bytes as they come, until ``end`` is among them."""
-        data = b""
-        with trio.fail_after(PATIENCE):
-            while end not in data:
-                more = await self.stream.receive_some()
-                assert more, data
-                data += more
-        return data
-
     async def read_to_close(self, patience: float = PATIENCE) -> bytes:
         """All bytes until the server closes. A reset raises trio.BrokenResourceError."""
         parts, self.left = [self.left], b""
         with trio.fail_after(patience):
+            while more := await self.stream.receive_some():
+                parts.append(more)
+        return b"".join(parts)
+
+    async def read_rest(self) -> bytes:
+        """All bytes until the connection ends, by whichever side and however."""
+        parts = []
+        with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
             while more := await self.stream.receive_some():
                 parts.append(more)
         return b"".join(parts)
@@ -154,7 +152,7 @@ class Exchange(Connection):
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         await self.send(request_bytes(method, target, {"host": "localhost"} | named, content))
 
-    async def read_body_until(self, mark: bytes) -> None:
+    async def read_until(self, mark: bytes) -> None:
         """Read until the body contains ``mark``."""
         await self._read(lambda: mark in self.body)
 
@@ -233,7 +231,7 @@ async def open_under_way(port: int, body: Any, mark: bytes, **headers: str) -> A
     """A streamed response that has come as far as ``mark``."""
     async with open_exchange(port) as client:
         await client.request("POST", "/v1/responses", {"model": "tiny", "stream": True, **body}, **headers)
-        await client.read_body_until(mark)
+        await client.read_until(mark)
         yield client
 
 

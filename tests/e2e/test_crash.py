@@ -96,10 +96,10 @@ class Client:
         async with open_exchange(self.server.port) as raw:
             await raw.request("POST", "/v1/responses", body, connection="close")
             if stream:
-                await raw.read_body_until(b"response.in_progress")
+                await raw.read_until(b"response.in_progress")
                 self.announced.add(raw.id)
-                await raw.read_body_until(b"event: response.completed")
-                await raw.read_body_until(b"[DONE]")
+                await raw.read_until(b"event: response.completed")
+                await raw.read_until(b"[DONE]")
                 self.told.append(raw.events[-1]["response"])
             else:
                 answer = await raw.read()

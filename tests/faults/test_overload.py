@@ -49,11 +49,7 @@ def head(path: str, *fields: str, method: str = "POST") -> bytes:
 
 async def answer_to(client: Exchange) -> tuple[int, dict[str, str], bytes]:
     """What a connection is told until it is closed."""
-    parts = []
-    with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
-        while part := await client.stream.receive_some():
-            parts.append(part)
-    return parse_response(b"".join(parts))
+    return parse_response(await client.read_rest())
 
 
 async def check_served(world: World) -> None:
@@ -449,7 +445,7 @@ async def test_a_reader_that_fell_behind_is_told_and_holds_back_nobody(database:
 async def test_a_quiet_stream_gets_comments(database: Path) -> None:
     async with open_file_world(database, HALF, keep_alive_interval=0.05) as world:
         async with open_at_event(world.port, streamed(), 4) as client:
-            await client.read_body_until(b": keep-alive\n\n: keep-alive\n\n")
+            await client.read_until(b": keep-alive\n\n: keep-alive\n\n")
             world.upstream.release()
             await client.read()
         check_event_stream(client.body.replace(b": keep-alive\n\n", b""))

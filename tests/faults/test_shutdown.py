@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -100,15 +100,6 @@ async def refuses_connections(process: Process) -> None:
             await stream.aclose()
 
 
-async def rest(client: Exchange) -> bytes:
-    """All that a connection still says until it is closed."""
-    answer = b""
-    with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
-        while data := await client.stream.receive_some():
-            answer += data
-    return answer
-
-
 def grace(seconds: float) -> tuple[str, str]:
     return ("--graceful-timeout", f"{seconds:g}")
 
@@ -134,14 +125,14 @@ async def test_what_runs_may_finish_and_nothing_new_begins(database: Path, spawn
         nursery.start_soon(exit)
         await refuses_connections(process)
 
-        assert await rest(idle) == b""
+        assert await idle.read_rest() == b""
         await ready.stream.send_all(b"t: localhost\r\n\r\n")
-        answer = await rest(ready)
+        answer = await ready.read_rest()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nconnection: close\r\n" in answer
         for client in (create, relay):
             await client.stream.send_all(b"ngth: 9999999\r\nhost: localhost\r\n\r\n")
-            status, headers, body = parse_response(await rest(client))
+            status, headers, body = parse_response(await client.read_rest())
             check_error(status, body, code="service_unavailable")
             assert (status, headers["retry-after"]) == (503, "1")
         assert len(upstream.requests) == asked

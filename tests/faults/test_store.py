@@ -23,6 +23,7 @@ from tests.web.harness import MODEL, open_world, said
 from .ledger import LONG, ledger
 from .processes import Died
 from .world import (
+    PATIENCE,
     PLAIN,
     assert_intact,
     ended,
@@ -133,6 +134,97 @@ async def test_what_changes_state_is_a_503_while_the_store_can_not_write(
         await until_ready(world.client, 200)
         assert await world.items(f"/v1/conversations/{conversation}/items") == []
         await world.create(LONG_TEXT, conversation=conversation, previous_response_id=None)
+
+
+def move_away(database: Path) -> None:
+    database.rename(database.with_name("away.db"))
+
+
+def replace_with_a_copy(database: Path) -> None:
+    database.with_name("copy.db").write_bytes(database.read_bytes())
+    move_away(database)
+    database.with_name("copy.db").rename(database)
+
+
+def remove_its_log(database: Path) -> None:
+    log = database.with_name(f"{database.name}-wal")
+    log.rename(database.with_name("away.db"))
+
+
+def put_back(database: Path, harm: Callable[[Path], None]) -> None:
+    name = f"{database.name}-wal" if harm is remove_its_log else database.name
+    database.with_name("away.db").rename(database.with_name(name))
+
+
+@pytest.mark.parametrize("harm", [move_away, replace_with_a_copy, remove_its_log])
+async def test_nothing_is_answered_200_while_the_files_are_gone(
+    database: Path, harm: Callable[[Path], None]
+) -> None:
+    async with open_file_world(database) as world:
+        kept = await world.create()
+        await until_ready(world.client, 200)
+        harm(database)
+        ledger.fault()
+        for _ in range(2):
+            answer = await world.post("/v1/responses", {"model": MODEL, "input": "lost"})
+            check_error(answer.status_code, answer.content, code="service_unavailable")
+            assert answer.status_code == 503
+        await until_ready(world.client, 503)
+        put_back(database, harm)
+        await until_ready(world.client, 200)
+        ledger.check(json.loads(await get(world.client, kept["id"])) == kept, kept)
+        await world.create(previous_response_id=kept["id"])
+
+
+SECRET = "a-secret-that-is-deleted"
+
+
+def on_disk(database: Path, text: str) -> list[str]:
+    """The database's files that hold this text."""
+    files = [file for file in database.parent.iterdir() if file.name.startswith(database.name)]
+    return [file.name for file in files if text.encode() in file.read_bytes()]
+
+
+async def test_what_was_deleted_leaves_the_disk(database: Path) -> None:
+    async with open_file_world(database, erase_after=0.1) as world:
+        first = await world.create(SECRET)
+        second = await world.create("go on", previous_response_id=first["id"])
+        conversation = await world.converse(items=[message(SECRET)])
+        items = await world.items(f"/v1/responses/{second['id']}/input_items")
+        assert SECRET in json.dumps(items)
+        for path in (
+            f"responses/{first['id']}",
+            f"conversations/{conversation}",
+            f"responses/{second['id']}",
+        ):
+            assert on_disk(database, SECRET)
+            assert (await world.client.delete(f"/v1/{path}")).status_code == 200
+        reference = {"type": "item_reference", "id": items[-1]["id"]}
+        answer = await world.post("/v1/conversations", {"items": [reference]})
+        assert answer.status_code == 404, answer.text
+        with trio.fail_after(PATIENCE):
+            while on_disk(database, SECRET):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+
+
+async def test_a_turn_that_continues_what_is_deleted_keeps_its_history(database: Path) -> None:
+    async with open_file_world(database, erase_after=0.02) as world:
+        first = await world.create(SECRET)
+        world.upstream.script(Script(hang=True))
+        answers: list[Json] = []
+
+        async def go_on() -> None:
+            answers.append(await world.create("go on", previous_response_id=first["id"]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on)
+            await world.upstream.wait_requests(2)
+            assert (await world.client.delete(f"/v1/responses/{first['id']}")).status_code == 200
+            await trio.sleep(0.3)
+            ledger.fault()
+            world.upstream.release()
+        items = await world.items(f"/v1/responses/{answers[0]['id']}/input_items")
+        ledger.check(SECRET in json.dumps(items), items)
 
 
 @faults

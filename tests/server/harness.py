@@ -46,6 +46,16 @@ class Client(Connection):
         assert reader.head is not None
         return Response(reader.status, dict(reader.head.headers), reader.body, reader.head.http_version)
 
+    async def read_until(self, end: bytes) -> bytes:
+        """Bytes as they come, until ``end`` is among them."""
+        data = b""
+        with trio.fail_after(PATIENCE):
+            while end not in data:
+                more = await self.stream.receive_some()
+                assert more, data
+                data += more
+        return data
+
     async def request(self, data: bytes, method: str = "GET") -> Response:
         await self.send(data)
         return await self.response(method)

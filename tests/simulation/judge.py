@@ -37,8 +37,6 @@ EXPECTED_LOGS = (
     "turn %s could not be recorded",
     "turn %s was not recorded in time",
     "turn %s could not be withdrawn",
-    "old streams could not be pruned",
-    "what was deleted could not be erased",
 )
 
 

@@ -188,6 +188,15 @@ async def test_a_sweep_goes_on_where_it_stopped(store: Store):
     assert await store.deletions() == 0
 
 
+async def test_a_sweep_counts_large_items_as_several(store: Store):
+    large = [Item(f"x{n}", b'"%b"' % (b"x" * 100_000)) for n in range(10)]
+    await store.end(ending("a", None, [], large))
+    await store.delete_response(OWNER, "a")
+    mark = await store.deletions()
+    assert 20 <= await store.sweep(mark, 20) < 40
+    assert await store.deletions() == mark
+
+
 async def test_deleting_takes_the_key_and_the_stream_along(store: Store):
     made = replace(ending("a", None, [], items("x")), key=b"k", events=[b"data: 1\n\n"])
     await store.end(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -14,13 +15,14 @@ import tempfile
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 from agentic_trio.errors import ConfigError
-from agentic_trio.store import schema, threads
+from agentic_trio.store import conversations, responses, schema, threads
 from agentic_trio.store.contract import (
     Conversation,
     Item,
@@ -39,6 +41,7 @@ from tests.store.records import (
     data,
     ending,
     ids,
+    item,
     items,
     new_conversation,
     no_effect,
@@ -366,7 +369,8 @@ async def test_a_second_gateway_is_refused(path: str, children: Children):
         with pytest.raises(ConfigError, match="is in use by another gateway"):
             await open_and_close(path)
         children.start("try_to_open", path)
-        assert children.rest() == [f"store {path!r}: is in use by another gateway"]
+        said = f"store {path!r}: is in use by another gateway (process {os.getpid()})"
+        assert children.rest() == [said]
         await take_turn(store, "a")
     children.start("try_to_open", path)
     assert children.rest() == ["open"]
@@ -442,6 +446,41 @@ async def test_after_a_sweep_deleted_text_is_in_no_file(path: str, length: int):
         assert await store.sweep(await store.deletions()) > 0
         assert files_with_marker(path) == []
         assert await texts(store, response="after") == data("in_after", "out_after")
+
+
+def interleave(db: sqlite3.Connection) -> None:
+    """Turns of many conversations, so that pages are split and rows moved; half of them are deleted."""
+    random = Random(2)
+    bases: dict[str, Place] = {}
+    for n in range(40):
+        id = f"conv_{n}"
+        conversations.create(db, OWNER, Conversation(id, 1, b"{}"), [], frozenset())
+        bases[id] = conversations.find(db, OWNER, id).place()
+    deleted = list(bases)[:20]
+    for n in range(400):
+        id = random.choice(list(bases))
+        text = "y" * random.choice((50, 1000, 4000))
+        name = "deleted" if id in deleted else "kept"
+        made = ending(f"r{n}", bases[id], [item(f"secret_{name}_{n}", text)], conversation=id)
+        responses.end(db, made)
+        bases[id] = Place(bases[id].thread, bases[id].position + 1)
+        if id in deleted:
+            responses.delete_response(db, OWNER, f"r{n}")
+    for id in deleted:
+        conversations.delete(db, OWNER, id)
+
+
+def secrets(path: str) -> set[bytes]:
+    return set(re.findall(rb'"secret_(deleted|kept)_', Path(path).read_bytes()))
+
+
+async def test_a_row_that_was_moved_leaves_no_copy_behind(path: str):
+    async with open_sqlite_store(path, run_sync=run_inline) as store:
+        await store.writer.write(interleave)
+        mark = await store.deletions()
+        while await store.sweep(mark):
+            pass
+        assert secrets(path) == {b"kept"}
 
 
 async def test_a_sweep_empties_the_log_once_no_reader_needs_it(path: str):

@@ -81,8 +81,9 @@ class Server:
     async def start(self, nursery, serve=trio.serve_tcp):
         listeners = await nursery.start(partial(serve, self.handle, 0, host="127.0.0.1"))
         listener = getattr(listeners[0], "transport_listener", listeners[0])
-        scheme = "http" if listener is listeners[0] else "https"
-        self.url = f"{scheme}://localhost:{listener.socket.getsockname()[1]}/v1/responses"
+        # A name is looked up in a thread, during which a mock clock jumps.
+        base = "http://127.0.0.1" if listener is listeners[0] else "https://localhost"
+        self.url = f"{base}:{listener.socket.getsockname()[1]}/v1/responses"
         return self
 
     async def handle(self, stream):

@@ -339,3 +339,4 @@ async def test_odd_id_is_only_unknown(world: World, path: str, id: str) -> None:
     assert answer.status_code == 404
     error = check_error(answer.status_code, answer.content, code=None, param=None)
     assert "not found" in error["message"]
+    assert len(error["message"]) < 200

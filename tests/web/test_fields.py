@@ -112,3 +112,27 @@ def test_every_known_member_has_a_row():
 def test_the_document_has_a_row_for_every_member():
     documented = set(re.findall(r"^\| `(\w+)` \|", DOCUMENT.read_text(), re.MULTILINE))
     assert documented == ROWS.keys() - {"seed", "chat_template_kwargs"} | STATE | HOSTED_FIELDS
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_secrets_of_a_tool_reach_the_model_server_and_nobody_else(tmp_path, stream):
+    tool = {
+        "type": "connector",
+        "server_url": "https://me:SECRET@host.example/SECRET?k=SECRET",
+        "headers": {"Authorization": "Bearer SECRET"},
+        "authorization": "SECRET",
+    }
+    item = {"type": "additional_tools", "role": "developer", "tools": [tool]}
+    question = {"role": "user", "content": "hi"}
+    body = {"model": "tiny", "tools": [tool], "input": [item, question], "stream": stream}
+    async with open_world(db_url=f"sqlite://{tmp_path}/state.db") as world:
+        answer = await world.post("/v1/responses", body)
+        assert (answer.status_code, b"SECRET" in answer.content) == (200, False)
+        assert world.upstream.last.json["tools"] == [tool]
+        id = re.search(r"resp_[0-9a-f]+", answer.text)[0]
+        for path in (f"/v1/responses/{id}", f"/v1/responses/{id}/input_items"):
+            shown = await world.client.get(path)
+            assert (shown.status_code, b"SECRET" in shown.content) == (200, False)
+        assert world.upstream.last.json["tools"] == [tool]
+        for file in tmp_path.iterdir():
+            assert b"SECRET" not in file.read_bytes(), file

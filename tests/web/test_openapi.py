@@ -18,11 +18,20 @@ import agentic_trio
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.web.app import create_app
 from agentic_trio.wire.accumulator import TERMINAL
+from agentic_trio.wire.bodies import MAX_MEMBERS
 from agentic_trio.wire.checks import INCLUDABLE, MAX_METADATA_PAIRS
 from agentic_trio.wire.conversations import MAX_ITEMS
-from agentic_trio.wire.create_response import ECHO_DEFAULTS, FIELDS, MAX_INPUT_LENGTH, OTHER_FIELDS
-from agentic_trio.wire.items import MAX_ID_LENGTH, MAX_INPUT_ITEMS
+from agentic_trio.wire.create_response import (
+    ECHO_DEFAULTS,
+    ECHOED_IF_GIVEN,
+    FIELDS,
+    MAX_INPUT_LENGTH,
+    MAX_NAME_LENGTH,
+    OTHER_FIELDS,
+)
+from agentic_trio.wire.items import MAX_ID_LENGTH, MAX_INPUT_ITEMS, MAX_PARTS
 from agentic_trio.wire.output import DELTAS, DONES, PART_EVENTS
+from agentic_trio.wire.responses import KEPT
 from agentic_trio.wire.sse import DONE
 from tests.fake_upstream import Call, CustomCall, Reasoning, Refusal, Script, Text, Unknown
 from tests.oracles import parse_sse
@@ -120,6 +129,11 @@ def test_the_limits_are_those_of_the_code():
     assert SCHEMAS["CreateConversation"]["properties"]["items"]["anyOf"][0]["maxItems"] == MAX_ITEMS
     assert SCHEMAS["ItemReference"]["properties"]["id"]["maxLength"] == MAX_ID_LENGTH
     assert SCHEMAS["InputMessage"]["properties"]["id"]["maxLength"] == MAX_ID_LENGTH
+    assert SCHEMAS["InputMessage"]["properties"]["content"]["anyOf"][1]["maxItems"] == MAX_PARTS
+    assert SCHEMAS["CreateResponse"]["maxProperties"] == MAX_MEMBERS
+    conversation = SCHEMAS["ConversationReference"]["properties"]["id"]
+    for name in (conversation, create["conversation"]["anyOf"][0]["anyOf"][0], create["conversation_id"]):
+        assert name["maxLength"] == MAX_NAME_LENGTH
     for include in (create["include"]["anyOf"][0], DOCUMENT["components"]["parameters"]["Include"]["schema"]):
         assert include["items"]["enum"] == list(INCLUDABLE)
 
@@ -131,6 +145,10 @@ def bounds() -> Iterator[tuple[str, Any, bool]]:
     name, value = longest["name"]["maxLength"], longest["value"]["maxLength"]
     yield from (("metadata", {"n" * (name + more): "v" * value}, not more) for more in (0, 1))
     yield from (("metadata", {"n": "v" * (value + more)}, not more) for more in (0, 1))
+    elements = {"tools": {"type": "web_search"}, "include": INCLUDABLE[0]}
+    for name, element in elements.items():
+        most = SCHEMAS["CreateResponse"]["properties"][name]["anyOf"][0]["maxItems"]
+        yield from ((name, [element] * (most + more), not more) for more in (0, 1))
     for name, schema in SCHEMAS["CreateResponse"]["properties"].items():
         for bound, step in (("minimum", -1), ("maximum", 1)):
             if bound in schema:
@@ -179,6 +197,16 @@ async def test_a_list_s_bounds_are_where_the_document_says(world: World):
             path = f"/v1/conversations/{conversation}/items"
             answer = await world.client.get(path, params={spec["name"]: value})
             assert answer.status_code in statuses, (spec["name"], answer.text)
+
+
+async def test_a_header_s_bound_is_where_the_document_says(world: World):
+    for parameter in ("IdempotencyKey", "OnDisconnect"):
+        spec = DOCUMENT["components"]["parameters"][parameter]
+        good, bad = edges(spec["schema"])
+        for value, status in ((good, 200), (bad, 400)):
+            headers = {spec["name"]: value}
+            answer = await world.post("/v1/responses", {"model": "tiny", "input": "hi"}, headers=headers)
+            assert answer.status_code == status, answer.text
 
 
 def edges(schema: Json) -> tuple[Any, Any]:
@@ -236,8 +264,8 @@ def test_the_events_are_those_that_the_code_knows():
 
 # --------------------------------------------------------------------------- against the SDK's models
 
-OURS = {"store", "conversation_id", "presence_penalty", "frequency_penalty"}
-"""Members of a Response object that OpenAI's API has and its SDK's model has not."""
+OURS = {"store", "conversation_id", "presence_penalty", "frequency_penalty", "content_filters"}
+"""Members of a Response object that the SDK's model has not."""
 
 
 def required(model: Any) -> set[str]:
@@ -248,7 +276,8 @@ def test_a_response_has_the_members_of_the_sdk_s():
     schema = SCHEMAS["Response"]
     assert schema["properties"].keys() - OURS <= Response.model_fields.keys()
     assert required(Response) <= set(schema["required"])
-    assert schema["properties"].keys() - set(schema["required"]) == {"conversation"}
+    optional = {"conversation", *ECHOED_IF_GIVEN, *KEPT}
+    assert schema["properties"].keys() - set(schema["required"]) == optional
     assert ECHO_DEFAULTS.keys() <= schema["properties"].keys()
 
 
@@ -332,11 +361,19 @@ EVERYTHING = {
     "reasoning": {"effort": "low"},
     "tool_choice": {"type": "function", "name": "f"},
     "prompt_cache_key": "p",
+    "prompt_cache_options": {"mode": "implicit", "ttl": "30m"},
 }
+TOKENS = {"image_tokens": 0, "text_tokens": 0}
+IMAGES = {"input_tokens": 0, "input_tokens_details": TOKENS, "output_tokens": 0, "total_tokens": 0}
+REPORTED = {
+    "tool_usage": {"image_gen": IMAGES, "web_search": {"num_requests": 1}},
+    "content_filters": [{"blocked": False}],
+}
+"""Members that the model server adds to its final response."""
 
 
 async def test_whole_answers_and_lists_are_as_the_document_says():
-    async with open_world(Script(output=OUTPUT), list_endpoints=True) as world:
+    async with open_world(Script(output=OUTPUT, response=REPORTED), list_endpoints=True) as world:
         conversation = await world.converse(metadata={"k": "v"})
         seen = await world.create("hi", conversation=conversation, **EVERYTHING)
         assert check("Response", seen).keys() == SCHEMAS["Response"]["properties"].keys()

@@ -86,7 +86,7 @@ async def test_stream_of_the_relay_flows_while_the_upstream_works(world: World) 
     world.upstream.script(Script(stall_after=3))
     async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/responses", UNSTORED | {"stream": True})
-        await client.read_body_until(b"response.output_item.added")
+        await client.read_until(b"response.output_item.added")
         await world.upstream.wait_stalled(1)
         world.upstream.release()
         assert (await client.read()).count(b"event: ") > 3
@@ -255,7 +255,7 @@ async def test_client_that_leaves_ends_the_upstream_call(world: World) -> None:
     world.upstream.script(Script(stall_after=3))
     async with open_exchange(world.port) as client:
         await client.request("POST", "/v1/chat/completions", CHAT | {"stream": True})
-        await client.read_body_until(b"chat.completion.chunk")
+        await client.read_until(b"chat.completion.chunk")
         await client.fin()
         await world.upstream.wait_aborted(1)
 

@@ -504,6 +504,29 @@ def test_the_context_goes_upstream_as_its_own_bytes_in_order() -> None:
     assert b'"input":[%b,%b]' % (old, call.input[0].data) in body
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        b'{"model":"m","input":"x","tools":[{"type":"x","a":%b}]}',
+        b'{"model":"m","input":"x","tools":[{"type":"namespace","tools":[%b]}]}',
+        b'{"model":"m","input":"x","text":{"format":{"type":"json_schema","name":"n","schema":{"a":%b}}}}',
+        b'{"model":"m","input":"x","reasoning":{"x":%b}}',
+        b'{"model":"m","input":[{"type":"x","a":%b}]}',
+        b'{"model":"m","input":[{"type":"additional_tools","tools":%b}]}',
+        b'{"model":"m","input":[{"type":"function_call_output","call_id":"c","output":%b}]}',
+    ],
+)
+def test_however_deep_a_request_is_nested_it_is_served_or_refused(shape: bytes) -> None:
+    for depth in range(1, 1200, 13):
+        try:
+            call = parsed(shape % (b"[" * depth + b"]" * depth))
+        except InvalidRequest as error:
+            check_error(error.status, error.body(), code="invalid_json")
+        else:
+            json.loads(b"{%b}" % call.echo())
+            call.upstream_body([item.data for item in call.input], stream=False)
+
+
 # --------------------------------------------------------------------------- what is echoed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -237,10 +237,9 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
 async def prune_streams(services: Services) -> None:
     """Forget, now and then, the streams of turns that ended too long ago to be read again."""
     while True:
-        try:
+        # The store logs what it can't do; it is tried again.
+        with suppress(StoreError):
             await services.store.prune_events(int(services.now() - services.config.replay_retention))
-        except StoreError:
-            logger.exception("old streams could not be pruned")
         await trio.sleep(PRUNE_INTERVAL)
 
 
@@ -260,6 +259,6 @@ async def sweep_deleted(services: Services, turns: Registry) -> None:
             while await store.sweep(mark) >= SWEEP_LIMIT:
                 pass
         except StoreError:
-            logger.exception("what was deleted could not be erased")
+            # The store has logged it, and it is tried again.
             await trio.sleep(services.config.erase_after)
         delay = services.config.erase_after

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, ServiceUnavailable
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from agentic_trio.store.contract import PageQuery
 
     Translations = Mapping[type[StoreRefusal], Callable[[Any], GatewayError]]
-
-logger = logging.getLogger("agentic_trio")
 
 
 def item_already_in_conversation(param: str) -> InvalidRequest:
@@ -116,7 +113,7 @@ class StorageErrors:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, StoreError):
-            logger.error("the store failed", exc_info=error)
+            # The store has logged it.
             raise ServiceUnavailable("The store can't be used right now.") from error
         if isinstance(error, StoreRefusal) and type(error) in self.translations:
             raise self.told(error) from None

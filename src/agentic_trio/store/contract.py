@@ -407,8 +407,10 @@ class Store(Protocol):
     async def sweep(self, mark: int, limit: int = SWEEP_LIMIT) -> int:
         """Erase what was deleted before ``mark`` and nothing reaches: from the disk, not only from sight.
 
-        Erases ``limit`` rows or a few more, and returns how many; fewer than ``limit`` mean that nothing is
-        left to erase. The caller sees to it that every turn which was running when the mark was taken has
+        Erases about ``limit`` rows, of which a large one counts as several, and returns how many. Fewer
+        than ``limit`` mean that nothing is left to erase.
+
+        The caller sees to it that every turn which was running when the mark was taken has
         been recorded: it may continue a history that was deleted meanwhile.
         """
 

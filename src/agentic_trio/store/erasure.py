@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from agentic_trio.store.contract import Place
 
 
+COUNTED_BYTES = 8192
+"""So many bytes of an entry count as much as a row in what one sweep may erase."""
+
+
 def leave(connection: sqlite3.Connection, place: Place) -> None:
     """Record that a view no longer ends here."""
     connection.execute(
@@ -145,36 +149,33 @@ _THREAD = """
     FROM thread WHERE id = :thread
 """
 
-_ERASE_TAIL = """
-    DELETE FROM entry WHERE key IN (SELECT key FROM entry WHERE key > :end AND key <= :last LIMIT :limit)
-"""
+_SIZE = "length(CAST(data AS BLOB))"
 
-_ERASE_DROPPED = """
-    DELETE FROM entry WHERE key IN (
-        SELECT key FROM entry WHERE dropped IS NOT NULL AND key > :first AND key <= :end
-        AND NOT EXISTS (
-            SELECT 1 FROM response
-            WHERE thread = :thread AND last >= (entry.key & :mask) AND last < dropped
-        )
-        AND NOT EXISTS (
-            SELECT 1 FROM response
-            WHERE thread = :thread AND last IS NULL AND base >= (entry.key & :mask) AND base < dropped
-        )
-        AND NOT EXISTS (
-            SELECT 1 FROM thread
-            WHERE parent = :thread AND fork >= (entry.key & :mask) AND fork < dropped
-        )
-        AND NOT EXISTS (
-            SELECT 1 FROM tombstone
-            WHERE thread = :thread AND id > :mark AND position >= (entry.key & :mask) AND position < dropped
-        )
-        AND NOT EXISTS (
-            SELECT 1 FROM (
-                SELECT first FROM response WHERE thread = :thread AND last >= (entry.key & :mask)
-                ORDER BY last, first LIMIT 1
-            ) WHERE first <= (entry.key & :mask)
-        )
-        LIMIT :limit
+_TAIL = f"SELECT key, {_SIZE} FROM entry WHERE key > :end AND key <= :last"
+
+_DROPPED = f"""
+    SELECT key, {_SIZE} FROM entry WHERE dropped IS NOT NULL AND key > :first AND key <= :end
+    AND NOT EXISTS (
+        SELECT 1 FROM response
+        WHERE thread = :thread AND last >= (entry.key & :mask) AND last < dropped
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM response
+        WHERE thread = :thread AND last IS NULL AND base >= (entry.key & :mask) AND base < dropped
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM thread
+        WHERE parent = :thread AND fork >= (entry.key & :mask) AND fork < dropped
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM tombstone
+        WHERE thread = :thread AND id > :mark AND position >= (entry.key & :mask) AND position < dropped
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM (
+            SELECT first FROM response WHERE thread = :thread AND last >= (entry.key & :mask)
+            ORDER BY last, first LIMIT 1
+        ) WHERE first <= (entry.key & :mask)
     )
 """
 """The last condition spares a partial item, which is in no view, but in its response's output."""
@@ -203,11 +204,34 @@ def _sweep_thread(connection: sqlite3.Connection, tombstone: _Tombstone, mark: i
 
 
 def _erase_entries(connection: sqlite3.Connection, id: int, thread: _Thread, mark: int, limit: int) -> int:
+    """Erase the entries that no view holds: those after the last end, and those dropped before any."""
     end = thread.fork if thread.end is None else thread.end
-    keys = {"first": key(id, 0), "end": key(id, end), "last": key(id, MAX_POSITION)}
-    erased = connection.execute(_ERASE_TAIL, keys | {"limit": limit}).rowcount
-    values = {"thread": id, "mark": mark, "mask": MAX_POSITION, "limit": limit - erased}
-    return erased + connection.execute(_ERASE_DROPPED, keys | values).rowcount
+    values = {
+        "thread": id,
+        "mark": mark,
+        "mask": MAX_POSITION,
+        "first": key(id, 0),
+        "end": key(id, end),
+        "last": key(id, MAX_POSITION),
+    }
+    erased = _erase(connection, _TAIL, values, limit)
+    return erased + _erase(connection, _DROPPED, values, limit - erased)
+
+
+def _erase(connection: sqlite3.Connection, select: str, values: dict[str, int], limit: int) -> int:
+    """Erase the entries that a statement selects, up to the limit; returns how much they count."""
+    keys: list[dict[str, int]] = []
+    erased = 0
+    if limit > 0:
+        rows = connection.execute(select, values)
+        for entry, size in rows:
+            keys.append({"key": entry})
+            erased += 1 + size // COUNTED_BYTES
+            if erased >= limit:
+                break
+        rows.close()
+    connection.executemany("DELETE FROM entry WHERE key = :key", keys)
+    return erased
 
 
 def _clear(connection: sqlite3.Connection, values: dict[str, int]) -> int:

@@ -35,7 +35,7 @@ def primary_code(error: sqlite3.Error) -> int:
     return code & 0xFF
 
 
-def is_database_failure(error: BaseException) -> bool:
+def is_database_failure(error: BaseException | None) -> bool:
     """Whether every other statement would fail too."""
     return isinstance(error, sqlite3.Error) and primary_code(error) in REASONS
 
@@ -61,6 +61,8 @@ def attempt(connection: sqlite3.Connection, work: Callable[[], object]) -> Excep
 
 def store_error(error: Exception) -> StoreError:
     """The same failure without the SQL, values or paths of the original, which is chained to it."""
+    if isinstance(error, StoreError):
+        return type(error)(*error.args)
     failure = StoreError(_reason(error))
     failure.__cause__ = error
     return failure

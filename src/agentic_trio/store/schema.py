@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
-import stat
 import uuid
 from typing import TYPE_CHECKING
 
-from agentic_trio.errors import ConfigError
+from agentic_trio.store import files
+from agentic_trio.store.files import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +120,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         )
         UPDATE thread SET living = 0 WHERE id NOT IN (SELECT id FROM alive)
         """,
+        "CREATE TABLE probe (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT",
         "PRAGMA user_version = 2",
     ),
 )
@@ -131,11 +131,6 @@ VERSION = len(MIGRATIONS)
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 108
 _LEAF = 0x0D
-
-
-def refuse(path: str, why: str) -> ConfigError:
-    """The error that says why a file can't be used."""
-    return ConfigError(f"store {path!r}: {why}")
 
 
 def resolve(path: str) -> str:
@@ -150,22 +145,9 @@ def check_file(path: str) -> None:
         ConfigError: the file or its directory can't be used, or the file is another program's, or was
             written by a newer version.
     """
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        raise refuse(path, "its directory doesn't exist")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise refuse(path, "its directory can't be written to")
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise refuse(path, error.strerror or "can't be read") from error
-    if not stat.S_ISREG(mode):
-        raise refuse(path, "is a directory" if stat.S_ISDIR(mode) else "is not a regular file")
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise refuse(path, "can't be read and written")
-    _check_header(path)
+    files.check(path)
+    if os.path.exists(path):
+        _check_header(path)
 
 
 def _check_header(path: str) -> None:
@@ -200,28 +182,6 @@ def _is_empty(path: str, header: bytes) -> bool:
 def _check_version(path: str, version: int) -> None:
     if version > VERSION:
         raise refuse(path, f"was written by a newer version (schema {version}, this one knows {VERSION})")
-
-
-def lock_file(path: str) -> int:
-    """Lock ``<path>.lock`` until its descriptor is closed, or the process ends.
-
-    The lock file is never removed: another process could then lock a new file of that name.
-
-    Raises:
-        ConfigError: another process has it.
-    """
-    try:
-        descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise refuse(path, f"its lock file can't be opened: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise refuse(path, "is in use by another gateway") from None
-        raise refuse(path, f"can't be locked: {error.strerror}") from error
-    return descriptor
 
 
 def connect(target: str, *, uri: bool, timeout: float, read_only: bool = False) -> sqlite3.Connection:

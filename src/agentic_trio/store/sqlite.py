@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 import sqlite3
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import trio
 
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.store import conversations, erasure, lists, recovery, responses, schema
+from agentic_trio.store import conversations, erasure, files, lists, recovery, responses, schema
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.failures import store_error, translated
+from agentic_trio.store.outage import Outage
 from agentic_trio.store.writer import RunSync, Writer, run_in_thread
 
 if TYPE_CHECKING:
@@ -41,6 +42,18 @@ BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process (a backup, the ``sqlite3`` shell) that has locked the database."""
 
 
+PROBE_BYTES = 64 * 1024
+"""How much a probe writes to see whether a turn would find room."""
+
+PROVEN = 10.0
+"""Seconds after such a probe in which the next ones write a few bytes, unless writes fail."""
+
+
+REWRITTEN_BYTES = 32 * 1024 * 1024
+"""How large a file may be that is written anew when rows have been erased: writes wait for that, and it is
+held in memory."""
+
+
 class Readers:
     """A few read-only connections. Each read is one hop, and sees one snapshot of the database."""
 
@@ -48,6 +61,7 @@ class Readers:
         self._free = list(connections)
         self._run_sync = run_sync
         self._limiter = trio.CapacityLimiter(len(connections))
+        self._outage = Outage("be read")
         self._closed = False
 
     async def read(
@@ -60,11 +74,20 @@ class Readers:
 
         Cancellation: a read that has begun is waited for.
         """
-        return await self._run_sync(
-            lambda: self._read(lambda db: work(db, *args, **kwargs)), limiter=self._limiter
-        )
+        if self._closed:
+            raise StoreError("the store is closed")
+        try:
+            result = await self._run_sync(
+                lambda: self._read(lambda db: work(db, *args, **kwargs)), limiter=self._limiter
+            )
+        except StoreError as error:
+            self._outage.failed(error)
+            raise
+        self._outage.worked()
+        return result
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        # It may have been closed while this read waited for its turn.
         if self._closed:
             raise StoreError("the store is closed")
         # The limiter admits as many reads as there are connections, so one is free.
@@ -106,6 +129,7 @@ class SqliteStore:
         self.writer = writer
         self._read = readers.read
         self._swept = False
+        self._proven = -math.inf
 
     async def history(
         self, owner: str, *, response: str | None = None, conversation: str | None = None
@@ -205,21 +229,44 @@ class SqliteStore:
         erased = await self.writer.write(lambda db: erasure.sweep(db, mark, limit))
         self._swept = self._swept or erased > 0
         if self._swept and erased < limit:
-            # The log still holds the pages as they were before.
-            self._swept = not await self.writer.between(_empty_log)
+            self._swept = not await self.writer.between(_remove_traces)
         return erased
 
     async def probe(self) -> None:
-        def touch(db: sqlite3.Connection) -> None:
-            db.execute(schema.MARK)
+        whole = self.writer.outage.failing or trio.current_time() >= self._proven + PROVEN
+        await self.writer.write(_write_as_a_turn_does if whole else _touch)
+        if whole:
+            self._proven = trio.current_time()
+            self.writer.outage.over()
 
-        await self.writer.write(touch)
+
+def _touch(db: sqlite3.Connection) -> None:
+    db.execute(schema.MARK)
 
 
-def _empty_log(db: sqlite3.Connection) -> bool:
-    """Move the log into the file and truncate it; False if a reader still needs it."""
+def _write_as_a_turn_does(db: sqlite3.Connection) -> None:
+    """Write ``PROBE_BYTES`` to new pages, before those of the last probe are given back."""
+    row = db.execute("INSERT INTO probe (data) VALUES (zeroblob(:size))", {"size": PROBE_BYTES}).lastrowid
+    db.execute("DELETE FROM probe WHERE id < :row", {"row": row})
+
+
+def _remove_traces(db: sqlite3.Connection) -> bool:
+    """Leave nothing of erased rows in the files; False if a reader still needs the log.
+
+    The log holds the pages as they were. And where rows have been moved from one page to another, SQLite may
+    leave a copy in the free bytes of the first, of about one row in a thousand; so a file that isn't large is
+    written anew.
+    """
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != b"wal":
+        return True
+    if db.execute("PRAGMA page_count").fetchone()[0] * schema.PAGE_SIZE <= REWRITTEN_BYTES:
+        db.execute("VACUUM")
     busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     return not busy
+
+
+def _nothing() -> None:
+    """A database in memory has no files that could be removed."""
 
 
 class _Database:
@@ -233,7 +280,7 @@ class _Database:
                 target = schema.memory_uri()
             else:
                 schema.check_file(path)
-                stack.callback(os.close, schema.lock_file(path))
+                files.take(path, stack)
             try:
                 connect = partial(schema.connect, target, uri=path == schema.MEMORY, timeout=timeout)
                 # Opened first, so that it is closed last: only the last to close can remove the log.
@@ -243,8 +290,11 @@ class _Database:
                 self.readers = [connect(read_only=True) for _ in range(READERS)]
                 for reader in self.readers:
                     stack.callback(reader.close)
+                # The log is made by the first read.
+                self.writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                self.check = _nothing if path == schema.MEMORY else files.Identity(path).check
             except sqlite3.Error as error:
-                raise schema.refuse(path, str(store_error(error))) from error
+                raise files.refuse(path, str(store_error(error))) from error
             self._stack = stack.pop_all()
 
     def close(self) -> None:
@@ -277,7 +327,7 @@ async def open_sqlite_store(
     database = await run_sync(partial(_Database, path, busy_timeout), limiter=limiter)
     try:
         readers = Readers(database.readers, run_sync)
-        writer = Writer(database.writer, run_sync=run_sync)
+        writer = Writer(database.writer, run_sync=run_sync, check=database.check)
         try:
             async with open_inner_nursery() as nursery:
                 nursery.start_soon(writer.run)

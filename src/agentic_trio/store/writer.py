@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
+from agentic_trio.store.contract import StoreError
 from agentic_trio.store.failures import attempt, is_database_failure, store_error, translated
+from agentic_trio.store.outage import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,10 +85,24 @@ class Writer:
         units: how many units were committed or failed.
         batches: how many transactions were committed.
         hops: how often work left the loop for a thread.
+        outage: whether writes fail now.
+
+    Args:
+        connection: used by nobody else.
+        run_sync: how work leaves the loop.
+        check: raises StoreError if what was committed would not be found again.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, run_sync: RunSync = run_in_thread) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        run_sync: RunSync = run_in_thread,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connection = connection
+        self._check = check
+        self.outage = Outage("be written to")
         self._run_sync = run_sync
         self._limiter = trio.CapacityLimiter(1)
         self._send, self._receive = trio.open_memory_channel[_Unit](QUEUE_BOUND)
@@ -130,7 +146,11 @@ class Writer:
 
         Cancellation: waits for it.
         """
-        return await self._run_sync(lambda: _outside(self._connection, work), limiter=self._limiter)
+        try:
+            return await self._run_sync(lambda: _outside(self._connection, work), limiter=self._limiter)
+        except StoreError as error:
+            self.outage.failed(error)
+            raise
 
     async def _queue(self, unit: _Unit) -> None:
         try:
@@ -173,12 +193,25 @@ class Writer:
         self.hops += 1
         self.units += len(batch)
         try:
-            await self._run_sync(lambda: _commit(self._connection, batch), limiter=self._limiter)
+            await self._run_sync(lambda: self._commit(batch), limiter=self._limiter)
         except Exception as error:
             # The writer goes on: the callers of this batch get the error, and the next may succeed.
             _fail(batch, error)
         else:
             self.batches += 1
+        self._note(batch)
+
+    def _commit(self, batch: list[_Unit]) -> None:
+        _commit(self._connection, batch)
+        # Not before the commit: the file could be removed in between.
+        self._check()
+
+    def _note(self, batch: list[_Unit]) -> None:
+        for unit in batch:
+            if isinstance(unit.error, StoreError):
+                self.outage.failed(unit.error)
+            else:
+                self.outage.worked()
 
 
 def _outside(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:

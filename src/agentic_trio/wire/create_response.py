@@ -22,7 +22,7 @@ from agentic_trio.wire.items import (
     parse_input,
     parse_item,
 )
-from agentic_trio.wire.rendering import rendered
+from agentic_trio.wire.rendering import rendered_context
 from agentic_trio.wire.tools import refuse_unhosted, sent_tools, shown_tools
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ class CreateResponse:
     Attributes:
         members: the JSON text of each member that was not null.
         rewritten: the members that go upstream in other words -> those.
+        shown: the members that are echoed in other words -> those.
         input: the new items. References are not resolved yet.
         conversation: the id, from ``conversation`` or ``conversation_id``.
         store: whether the turn is stored.
@@ -182,6 +183,7 @@ class CreateResponse:
 
     members: Members
     rewritten: Members
+    shown: Members
     input: Sequence[InputItem]
     model: str
     store: bool
@@ -196,9 +198,7 @@ class CreateResponse:
         parts = _ECHO_DEFAULTS.copy()
         for name, value in self.members.items():
             if name in parts or name in ECHOED_IF_GIVEN:
-                convert = _ECHOED.get(name)
-                text = value if convert is None else encode(convert(decode_value(value)))
-                parts[name] = b'"%b":%b' % (name.encode(), text)
+                parts[name] = b'"%b":%b' % (name.encode(), self.shown.get(name, value))
         echo = b",".join(parts.values())
         if self.conversation is None:
             return echo + b',"conversation_id":null'
@@ -215,7 +215,7 @@ class CreateResponse:
         Raises:
             InvalidRequest: the context holds an item that can't be rendered.
         """
-        context = b",".join(rendered(items))
+        context = rendered_context(items)
         rest = b"".join(
             b'"%b":%b,' % (encode(name)[1:-1], value)
             for name, value in (self.members | self.rewritten).items()
@@ -324,6 +324,7 @@ def parse_steps(
     return CreateResponse(
         members=members,
         rewritten=_rewritten(values, hosted),
+        shown=_shown(values),
         input=items,
         model=model,
         store=values.get("store") is not False,
@@ -379,6 +380,14 @@ def _rewritten(values: JsonObject, hosted: Collection[str]) -> Members:
     sent = sent_tools(tools, hosted)
     same = len(sent) == len(tools) and all(new is old for new, old in zip(sent, tools, strict=True))
     return {} if same else {"tools": encode(sent)}
+
+
+def _shown(values: JsonObject) -> Members:
+    """The members that are echoed in other words than the client's."""
+    try:
+        return {name: encode(show(values[name])) for name, show in _ECHOED.items() if name in values}
+    except RecursionError:
+        raise invalid_json() from None
 
 
 def _refuse_hosted(members: Members) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
+from agentic_trio.wire.bodies import invalid_json
 from agentic_trio.wire.checks import shortened
 from agentic_trio.wire.dialect import JsonObject, encode, normal_part
 from agentic_trio.wire.ids import CHECKED_PREFIXES, MintId, item_prefix, names_another_type
@@ -127,6 +128,13 @@ def parse_items(values: Sequence[Any], path: str, mint: MintId, *, strict: bool 
 
 def parse_item(value: Any, path: str, mint: MintId, *, strict: bool = False) -> InputItem:
     """Check and normalise one item. ``path`` names it in messages. Raises InvalidRequest."""
+    try:
+        return _parsed(value, path, mint, strict)
+    except RecursionError:
+        raise invalid_json() from None
+
+
+def _parsed(value: Any, path: str, mint: MintId, strict: bool) -> InputItem:
     if not isinstance(value, dict):
         raise checks.invalid_type(path, "an input item", value)
     type = value.get("type")

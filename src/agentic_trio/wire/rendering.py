@@ -23,12 +23,44 @@ from agentic_trio.wire.dialect import JsonObject, decode_object, encode
 from agentic_trio.wire.tools import function_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-_HEAD = re.compile(rb'\{"id":"(?:[^"\\]|\\.)*","type":"([a-z_]+)"')
+_HEAD = re.compile(rb'\{"id":"[^"\\]*(?:\\.[^"\\]*)*","type":"([a-z_]+)"')
 """How every stored item begins; we wrote its text."""
 
+_OUR_ID = len(b'{"id":"msg_') + 48
+_OUR_MESSAGE = b'","type":"message"'
+_OUR_ROLE = _OUR_ID + len(_OUR_MESSAGE)
+"""Where the id of a message ends that was made here, what follows, and where that ends."""
+
+_NOT_THE_MODEL_S = (
+    b',"role":"user"',
+    b',"role":"system"',
+    b',"role":"developer"',
+    b',"content":[{"type":"input_',
+)
+"""What only messages that are not the model's go on with."""
+
 NOT_COMPLETED = "Error: The call was not completed."
+
+
+def rendered_context(items: Sequence[bytes]) -> bytes:
+    """Return the items as they are sent, joined by commas. Raises as ``rendered``."""
+    return b",".join(items if _are_plain(items) else rendered(items))
+
+
+def _are_plain(items: Sequence[bytes]) -> bool:
+    """Whether all items are messages that are sent as their own bytes.
+
+    Nearly every long history is such a one. What it takes to look at each item by itself would cost more
+    than all else that continuing a thousand turns does, so its text is searched as a whole.
+    """
+    if {data[_OUR_ID:_OUR_ROLE] for data in items} != {_OUR_MESSAGE}:
+        return False
+    others = [data for data in items if not data.startswith(_NOT_THE_MODEL_S, _OUR_ROLE)]
+    text = b",".join(others)
+    one_part_each = text.count(b'"type":"output_text"') == len(others) and b'"content":[]' not in text
+    return one_part_each and b'"type":"refusal"' not in text
 
 
 def rendered(items: Iterable[bytes]) -> Iterator[bytes]:
@@ -61,7 +93,9 @@ def rendered(items: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _message_differs(data: bytes) -> bool:
-    return b'"type":"refusal"' in data or data.count(b'"type":"output_text"') > 1
+    # Several parts are told by what stands between two objects of a list: it is found quickly.
+    several = b"},{" in data and data.count(b'"type":"output_text"') > 1
+    return several or b'"type":"refusal"' in data
 
 
 def _reasoning_differs(data: bytes) -> bool:

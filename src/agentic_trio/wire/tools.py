@@ -130,6 +130,9 @@ def _shown_member(name: str, value: Any) -> Any:
     return value if name in ("parameters", "input_schema", "schema") else without_secrets(value)
 
 
+MAX_URL_LENGTH = 2048
+"""How long an address may be of which the host is shown."""
+
 _HOST = re.compile(r"(https?://)(?:[^/?#\\]*@)?([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(?=[/?#]|$)")
 
 
@@ -137,7 +140,7 @@ def _shown_url(value: Any) -> Any:
     """Return a server's address up to its host: user, path and query may hold tokens."""
     if value is None:
         return None
-    found = _HOST.match(value) if isinstance(value, str) else None
+    found = _HOST.match(value) if isinstance(value, str) and len(value) <= MAX_URL_LENGTH else None
     if found is None:
         return "<redacted>"
     scheme, host, port = found.groups(default="")

@@ -1,0 +1,78 @@
+"""A copy of a database, whole and of one moment, also while a gateway writes to it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from agentic_trio.store import schema
+from agentic_trio.store.failures import store_error
+from agentic_trio.store.files import PRIVATE, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGES = 1024
+"""Pages that are copied between two calls of ``progress``."""
+
+BUSY_TIMEOUT = 5.0
+
+
+def backup(path: str, target: str, *, progress: Callable[[int, int], None] | None = None) -> None:
+    """Copy the database at ``path`` to ``target``, a new file that only its owner may read.
+
+    Takes no lock of the gateway's and holds up nothing that it does: what it writes meanwhile is not in
+    the copy. A plain copy of the file would lack what is still in its log. Blocks until done; on failure
+    nothing is left at ``target``. Not to be called in a process that has the database open: closing a
+    file that was only looked at drops the locks that SQLite has on it in the same process.
+
+    Args:
+        path: the database, in use or not.
+        target: must not exist.
+        progress: called with the pages that remain and all of them.
+
+    Raises:
+        ConfigError: ``path`` isn't a database of ours, ``target`` exists or can't be written, or the
+            database can't be read.
+    """
+    path = schema.resolve(path)
+    schema.check_file(path)
+    if not os.path.exists(path):
+        raise refuse(path, "doesn't exist")
+    _create(target)
+    try:
+        _copy(path, target, progress)
+    except sqlite3.Error as error:
+        os.unlink(target)
+        raise refuse(path, f"could not be copied: {store_error(error)}") from error
+    except BaseException:
+        os.unlink(target)
+        raise
+
+
+def _create(target: str) -> None:
+    try:
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+        os.chmod(target, PRIVATE)
+    except OSError as error:
+        raise refuse(target, error.strerror or "can't be created") from error
+
+
+def _copy(path: str, target: str, progress: Callable[[int, int], None] | None) -> None:
+    def report(status: int, remaining: int, total: int) -> None:
+        if progress is not None:
+            progress(remaining, total)
+
+    with (
+        closing(schema.connect(path, uri=False, timeout=BUSY_TIMEOUT, read_only=True)) as source,
+        closing(schema.connect(target, uri=False, timeout=BUSY_TIMEOUT)) as copy,
+    ):
+        # One snapshot for all of it: without one, the copy begins anew whenever the gateway writes.
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        source.backup(copy, pages=PAGES, progress=report)
+        source.execute("ROLLBACK")
+        # The copy is one file: it has the source's mode, but no log.
+        copy.execute("PRAGMA journal_mode = DELETE").fetchone()
