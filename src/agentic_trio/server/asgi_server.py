@@ -58,9 +58,7 @@ async def serve_asgi(
 
     Cancellation: everything is cancelled at once, without the grace.
     """
-    config = copy.copy(config)
-    config.include_server_header = False
-    config.alpn_protocols = ["http/1.1"]
+    config = _adapted(config)
     server = ServerState(config)
     slots = trio.Semaphore(limits.max_connections)
     async with (
@@ -78,6 +76,13 @@ async def serve_asgi(
         await _run_until(serve, server.wait_served_out, shutdown_trigger or trio.sleep_forever)
         connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
         server.shut_down()
+
+
+def _adapted(config: Config) -> Config:
+    config = copy.copy(config)
+    config.include_server_header = False
+    config.alpn_protocols = ["http/1.1"]
+    return config
 
 
 async def _run_until(serve: Callable[[], Awaitable[object]], *stops: Callable[[], Awaitable[None]]) -> None:
