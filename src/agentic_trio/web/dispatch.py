@@ -19,6 +19,7 @@ from quart_trio.wrappers import TrioRequest
 from werkzeug.exceptions import HTTPException
 
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound
+from agentic_trio.gateway.turn import turn_timeout
 from agentic_trio.web.reply import Reply
 from agentic_trio.web.scope import RequestScope
 
@@ -99,17 +100,22 @@ class RequestNursery(TrioASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
             request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
-            try:
-                self.app.callers.check(request.header(b"host"), request.header(b"origin"))
-                self.app.gateway.upstream.refuse_own(request.headers)
-            except GatewayError as refusal:
-                await self._reply(await refuse(request, refusal), request, send)
-                return
-            handler = self.app.direct.get((self.scope["method"], self.scope["path"]))
-            if handler is not None and request.direct:
-                await self._call(handler, request, send)
-            else:
-                await self._dispatch(request, send)
+            await self._serve(request, send)
+        if request.timed_out:
+            await self._reply(await refuse(request, turn_timeout(request.gateway.config)), request, send)
+
+    async def _serve(self, request: RequestScope, send: ASGISendCallable) -> None:
+        try:
+            self.app.callers.check(request.header(b"host"), request.header(b"origin"))
+            self.app.gateway.upstream.refuse_own(request.headers)
+        except GatewayError as refusal:
+            await self._reply(await refuse(request, refusal), request, send)
+            return
+        handler = self.app.direct.get((self.scope["method"], self.scope["path"]))
+        if handler is not None and request.direct:
+            await self._call(handler, request, send)
+        else:
+            await self._dispatch(request, send)
 
     async def _call(self, handler: Handler, request: RequestScope, send: ASGISendCallable) -> None:
         try:
@@ -122,10 +128,12 @@ class RequestNursery(TrioASGIHTTPConnection):
 
     async def _reply(self, reply: Reply, request: RequestScope, send: ASGISendCallable) -> None:
         reply.headers.append((b"x-request-id", request.context.request_id.encode()))
+        request.started = True
         await reply.send(send)
 
     async def _dispatch(self, request: RequestScope, send: ASGISendCallable) -> None:
         async def send_and_note_the_end(message: ASGISendEvent) -> None:
+            request.started = True
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 request.answered()
             await send(message)

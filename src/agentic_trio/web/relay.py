@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.errors import NotFound
-from agentic_trio.gateway.turn import turn_timeout
 from agentic_trio.web.dispatch import Routes
 from agentic_trio.web.forwarding import to_client
 from agentic_trio.web.reply import Chunks, Reply
@@ -62,14 +61,14 @@ async def relay(request: RequestScope, path: str, body: bytes) -> Reply:
     """Send a request upstream, and its answer back as it comes.
 
     The upstream call is over when the request is, however it ends, and after ``turn_timeout`` at the
-    latest: a server that drips bytes must not keep a slot for ever.
+    latest: a server that drips bytes must not keep a slot for ever. The client is told so by a 504, or once
+    its answer has begun by its being cut short.
 
     Raises:
         UpstreamError: the upstream could not be reached, or broke off before its first byte.
-        TurnTimeout: it was silent for ``turn_timeout``.
     """
-    config = request.gateway.config
-    deadline = trio.current_time() + config.turn_timeout
+    timeout = request.gateway.config.turn_timeout
+    request.nursery.cancel_scope.deadline = trio.current_time() + timeout
     headers = list(request.context.headers)
     # The bytes go back as they come, so the upstream may only use an encoding that the client takes.
     headers.append((b"accept-encoding", (request.header(b"accept-encoding") or "identity").encode("latin-1")))
@@ -82,14 +81,9 @@ async def relay(request: RequestScope, path: str, body: bytes) -> Reply:
         body,
         request.context,
     )
-    with trio.CancelScope(deadline=deadline) as opening:
-        answer = await request.stack.enter_async_context(call)
-        reply_body = RelayBody(answer)
-        await reply_body.begin()
-    if opening.cancelled_caught:
-        raise turn_timeout(config)
-    # From the first byte on there is no status left to tell of a timeout: the answer is cut short.
-    request.nursery.cancel_scope.deadline = deadline
+    answer = await request.stack.enter_async_context(call)
+    reply_body = RelayBody(answer)
+    await reply_body.begin()
     returned = to_client([(name.lower(), value) for name, value in answer.headers])
     if reply_body.is_event_stream:
         returned = [field for field in returned if field[0] != b"x-accel-buffering"]

@@ -36,6 +36,7 @@ class RequestScope:
         nursery: its tasks are cancelled when the client leaves, until the last byte is on its way.
         stack: leaves its contexts when the request is over, before a refusal is sent.
         ticket: the request's slot and memory, until a turn takes them over.
+        started: whether the response has begun, so that its status can't be another.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RequestScope:
         self._server_watch = getattr(receive, "watch", None)
         self._context: RequestContext | None = None
         self._first: dict[bytes, bytes] | None = None
+        self.started = False
         self._answered = False
 
     @property
@@ -176,6 +178,12 @@ class RequestScope:
         # response: a cancel would stop it before it closes or recycles the connection.
         if not self._answered:
             self.nursery.cancel_scope.cancel()
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the request's nursery, which is over, reached its deadline before the response began."""
+        scope = self.nursery.cancel_scope
+        return scope.cancelled_caught and not self.started and trio.current_time() >= scope.deadline
 
     def answered(self) -> None:
         """The last byte of the response is on its way: the client may leave."""
