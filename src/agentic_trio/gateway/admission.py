@@ -102,7 +102,7 @@ class Ticket:
         Raises:
             TooManyRequests: there is no room for them. What was reserved before stays reserved.
         """
-        counted = max(self._reserved + size - UNCOUNTED, 0)
+        counted = self._reserved + size - UNCOUNTED
         if counted > self._counted:
             self._admission.take_bytes(counted - self._counted)
             self._counted = counted
@@ -113,10 +113,11 @@ class Ticket:
 
         What a model has generated is never refused: newcomers are, until it has been given back.
         """
-        counted = max(self._reserved + size - UNCOUNTED, 0)
-        self._admission.bytes_left -= max(counted - self._counted, 0)
-        self._counted = max(counted, self._counted)
         self._reserved += size
+        counted = self._reserved - UNCOUNTED
+        if counted > self._counted:
+            self._admission.bytes_left -= counted - self._counted
+            self._counted = counted
 
     def pop_all(self) -> Ticket:
         """Move everything to a new ticket: whoever has that one gives it back."""

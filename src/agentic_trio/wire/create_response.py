@@ -290,10 +290,9 @@ def parse_create_response(
 def parse_steps(
     body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = ()
 ) -> Generator[None, None, CreateResponse]:
-    """Parse and check a request that needs state, in steps. Checks run in OpenAI's order.
+    """Parse and check a request that needs state, item by item, so that others can run in between.
 
-    Ten megabytes of small items take some tenths of a second. Between two steps, which are an item long,
-    a server can let others run.
+    Checks run in OpenAI's order.
 
     Args:
         body: the request's bytes.

@@ -37,23 +37,20 @@ async def run_local_model(
 ) -> NoReturn:
     """Keep a local model running, until cancelled.
 
-    Start it with ``base_url = await nursery.start(run_local_model)``: the answer,
-    ``http://127.0.0.1:PORT``, comes once its ``/health`` says 200. A model that dies
-    later is started again on the same port; until then connections to it are refused.
-    What llama.cpp writes is logged by this module's logger, at ``DEBUG``.
+    ``base_url = await nursery.start(run_local_model)`` returns ``http://127.0.0.1:PORT`` once the model's
+    ``/health`` is 200. A model that dies later is started again on the same port; until then connections to
+    it are refused. What llama.cpp writes is logged by this module's logger, at ``DEBUG``.
 
     Args:
-        port: Where it listens on 127.0.0.1; 0 lets the operating system choose.
-        start_timeout: Seconds until it must be ready. It takes 2 s, and a few more the
-            first time, when the weights are unpacked into the user's cache directory
-            (``$XDG_CACHE_HOME/agentic-trio``, 0.25 GB).
+        port: where it listens on 127.0.0.1; 0 lets the operating system choose.
+        start_timeout: seconds until it must be ready. It takes 2 s, and a few more when the weights are
+            unpacked for the first time (``$XDG_CACHE_HOME/agentic-trio``, 0.25 GB).
 
     Raises:
-        LocalModelError: It is not installed, or did not get ready.
+        LocalModelError: it is not installed, or did not get ready.
 
-    Cancellation: the child is terminated, killed if that takes more than 5 s, and gone
-    when this returns. It also goes when this process ends in any other way, kill -9
-    included.
+    Cancellation: the child is terminated, killed if that takes more than 5 s, and gone when this returns. It
+    also goes when this process ends in any other way, kill -9 included.
     """
     if missing := [name for name in _MODULES if importlib.util.find_spec(name) is None]:
         raise LocalModelError(
