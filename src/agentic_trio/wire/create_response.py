@@ -292,16 +292,13 @@ def parse_steps(
 ) -> Generator[None, None, CreateResponse]:
     """Parse and check a request that needs state, item by item, so that others can run in between.
 
-    Checks run in OpenAI's order.
+    Checks run in OpenAI's order. The request is the generator's value.
 
     Args:
         body: the request's bytes.
         mint: makes ids for the items that have none.
         strict: refuse members that OpenAI doesn't know; otherwise they go upstream.
         hosted: the types of hosted tools that are run for clients.
-
-    Returns:
-        The request, as the generator's value.
 
     Raises:
         InvalidRequest: worded as OpenAI's API words it.
