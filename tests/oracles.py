@@ -2,7 +2,7 @@
 
 Each raises :class:`RuleBroken`, whose message names the rule and shows the event (with its neighbours) or
 the member that breaks it. Where OpenAI and the Open Responses specification differ, a client of either
-must work, so the stricter of both locks.
+must work, so the stricter of both holds.
 """
 
 from __future__ import annotations

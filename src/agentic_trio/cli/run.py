@@ -116,7 +116,7 @@ def _end_process_after(seconds: float) -> None:
 
     async def end() -> None:
         await trio.sleep(seconds)
-        logging.getLogger("agentic_trio").critical("not stopped after %g s: exiting by force", seconds)
+        logging.getLogger(__name__).critical("not stopped after %g s: exiting by force", seconds)
         os._exit(1)
 
     trio.lowlevel.spawn_system_task(end)

@@ -86,7 +86,7 @@ class Conversations:
             return (await self._store.conversation_item(owner, id, item)).data
 
     async def add_items(self, owner: str, id: str, body: bytes) -> bytes:
-        """Append items; answers them as a list, in the order in which they were sent."""
+        """Append items and return them as a list, in the order in which they were sent."""
         items = parse_new_items(body, self._mint, strict=self._strict)
         with StateErrors():
             await self._store.conversation(owner, id)
@@ -97,7 +97,7 @@ class Conversations:
         return list_body([(item.id, item.data) for item in stored], has_more=False)
 
     async def delete_item(self, owner: str, id: str, item: str) -> bytes:
-        """Drop an item from a conversation; answers the conversation, as OpenAI does."""
+        """Drop an item from a conversation and return the conversation, as OpenAI does."""
         with StateErrors():
             async with self._locks.lock(owner, id):
                 return _conversation(await self._store.delete_item(owner, id, item, removal_effect))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 JsonObject = dict[str, Any]
 
-logger = logging.getLogger("agentic_trio")
+logger = logging.getLogger(__name__)
 
 PRUNE_INTERVAL = 3600.0
 

@@ -11,7 +11,7 @@ import trio
 from agentic_trio.errors import GatewayError, ServiceUnavailable
 from agentic_trio.gateway.items import stored_items
 from agentic_trio.gateway.rehydration import Context
-from agentic_trio.store.contract import Announcement, Ending, Item
+from agentic_trio.store.contract import Announcement, Ending, Item, StoreError
 from agentic_trio.wire.items import opened_calls
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class Recording:
         with trio.CancelScope(shield=True, deadline=self._deadline()) as bound:
             try:
                 await self._services.store.end(self._ending(response, log, last))
-            except Exception:
+            except Exception as error:
                 # Not only a failing store: a bug, or a history too long to grow, ends here too.
-                logger.exception("turn %s could not be recorded", self.id)
+                self._log_failure("recorded", error)
                 return self._not_recorded(response, log)
         if bound.cancelled_caught:
             # Whether it is on disk is unknown, so readers see a stream without an end. GET tells this ending.
@@ -142,10 +142,15 @@ class Recording:
             try:
                 await self._services.store.withdraw(self.owner, self.id)
                 return
-            except Exception:
-                logger.exception("turn %s could not be withdrawn", self.id)
+            except Exception as error:
+                self._log_failure("withdrawn", error)
         # Without an ending it would be in progress until the next start.
         self._services.unrecorded.keep(self._ending(response, log, []))
+
+    def _log_failure(self, what: str, error: Exception) -> None:
+        """One line for a store that fails: it logs the outage itself, once, with its cause."""
+        traceback = None if isinstance(error, StoreError) else error
+        logger.error("turn %s could not be %s: %s", self.id, what, error, exc_info=traceback)
 
     def last_events(self, response: Accumulator) -> list[bytes]:
         """The events that end the stream; none for a client that was never told the id."""

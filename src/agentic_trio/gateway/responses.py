@@ -53,7 +53,7 @@ class Responses:
         return None
 
     async def cancel(self, owner: str, id: str) -> bytes:
-        """End a background turn; answers how it ended. One that has ended stays as it is."""
+        """End a background turn and return how it ended. One that has ended already stays as it is."""
         turn = self._turns.find(owner, id)
         if turn is not None and turn.announced:
             if not turn.call.background:

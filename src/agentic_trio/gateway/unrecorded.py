@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger("agentic_trio")
+logger = logging.getLogger(__name__)
 
 MAX_UNRECORDED = 1000
 """How many endings are kept; when a store fails for longer, the oldest are given up, and said so: their
