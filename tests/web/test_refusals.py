@@ -238,3 +238,26 @@ async def test_odd_items_of_a_stream_are_no_reason_to_fail(world: World, output:
         answer.content.count(b"event: response.completed") + answer.content.count(b"event: response.failed")
         == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("members", "headers"),
+    [
+        ({}, {"x-on-disconnect": "nonsense"}),
+        ({}, {"idempotency-key": "k" * 300}),
+        ({"temperature": 9}, {}),
+        ({"previous_response_id": "resp_unknown"}, {"idempotency-key": "k"}),
+        ({"store": False, "background": True}, {}),
+    ],
+    ids=["header", "key", "member", "history", "background"],
+)
+async def test_a_refused_request_gives_its_slot_back(
+    members: dict[str, Any], headers: dict[str, str]
+) -> None:
+    async with open_world(max_concurrent_requests=1) as world:
+        for _ in range(3):
+            body = {"model": "tiny", "input": "hi", **members}
+            answer = await world.client.post("/v1/responses", json=body, headers=headers)
+            assert answer.status_code == 400, answer.text
+            assert world.gateway.admission.slots == 1
+        await world.create()

@@ -239,7 +239,8 @@ def test_an_unknown_member_is_refused_where_parameters_are_strict(body: bytes, m
 
 def test_members_that_openai_knows_are_taken_where_parameters_are_strict() -> None:
     nulls = dict.fromkeys(KNOWN_FIELDS - {"model", "input"})
-    assert parsed(request(**nulls), strict=True).members.keys() == {"model", "input"}
+    call = parsed(request(**nulls), strict=True)
+    assert (call.members.keys(), len(call.input)) == ({"model"}, 1)
 
 
 WRONG = {

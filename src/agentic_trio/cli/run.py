@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
 import signal
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,7 @@ def run_gateway(config: Config, *, local: bool) -> None:
         ClickException: the database can't be used, or the address.
     """
     tune_collector()
+    tune_allocator()
     try:
         trio.run(_serve_local if local else _serve, config)
     except StoreError as error:
@@ -58,6 +61,26 @@ def tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+MMAP_THRESHOLD = 4 * 1024 * 1024
+"""Bytes from which on a block of memory goes back to the system as soon as it is freed."""
+
+
+def tune_allocator() -> None:
+    """Keep glibc from keeping the memory of large bodies.
+
+    It raises its threshold with each large block that is freed: after the first body of 7 MB the later ones
+    would come from the heap and leave holes there. With it, the memory of many such bodies was measured at
+    1.1 times of what is counted (2.2 while they are parsed), and at 2.75 times without.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+
+
+_M_MMAP_THRESHOLD = -3
 
 
 async def _serve_local(config: Config) -> None:

@@ -114,7 +114,7 @@ class Recording:
                 await self._services.store.end(self._ending(response, log, last))
             except Exception as error:
                 # Not only a failing store: a bug, or a history too long to grow, ends here too.
-                self._log_failure("recorded", error)
+                self._log_failure("turn %s could not be recorded: %s", error)
                 return self._not_recorded(response, log)
         if bound.cancelled_caught:
             # Whether it is on disk is unknown, so readers see a stream without an end. GET tells this ending.
@@ -143,14 +143,14 @@ class Recording:
                 await self._services.store.withdraw(self.owner, self.id)
                 return
             except Exception as error:
-                self._log_failure("withdrawn", error)
+                self._log_failure("turn %s could not be withdrawn: %s", error)
         # Without an ending it would be in progress until the next start.
         self._services.unrecorded.keep(self._ending(response, log, []))
 
-    def _log_failure(self, what: str, error: Exception) -> None:
+    def _log_failure(self, message: str, error: Exception) -> None:
         """One line for a store that fails: it logs the outage itself, once, with its cause."""
         traceback = None if isinstance(error, StoreError) else error
-        logger.error("turn %s could not be %s: %s", self.id, what, error, exc_info=traceback)
+        logger.error(message, self.id, error, exc_info=traceback)
 
     def last_events(self, response: Accumulator) -> list[bytes]:
         """The events that end the stream; none for a client that was never told the id."""

@@ -21,6 +21,7 @@ from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
@@ -223,9 +224,8 @@ class Turn:
             self.recording.context.items(), retries=config.upstream_retries, truncates=self.call.truncates
         )
         while True:
-            body = self.call.upstream_body(retries.items, stream=self.call.stream)
             try:
-                async with self._services.upstream.stream(body, self._context, self._announce) as answer:
+                async with self._ask(retries.items) as answer:
                     self._progress = Call.ACCEPTED
                     await self._follow(answer)
                     return
@@ -233,6 +233,12 @@ class Turn:
                 if self._progress is Call.ACCEPTED:
                     raise
                 await retries.after(error)
+
+    def _ask(self, items: Sequence[bytes]) -> AbstractAsyncContextManager[Answer]:
+        # The body has no name here: it is the history's size, and gone once it is sent.
+        return self._services.upstream.stream(
+            self.call.upstream_body(items, stream=self.call.stream), self._context, self._announce
+        )
 
     async def _announce(self) -> None:
         """Announce the turn while the model server works."""

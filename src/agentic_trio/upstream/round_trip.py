@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Meanwhile: TypeAlias = Callable[[], Awaitable[None]]
 GiveBack: TypeAlias = Callable[["Stream"], Awaitable[None]]
 
+LARGE_PIECE: Final = 64 * 1024
+"""Bytes of a body's piece from which on it is written by itself, rather than copied behind the head."""
+
 BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 """What a stream raises when it can't be read or written any more."""
 
@@ -52,9 +55,11 @@ async def send_request(
     incoming = _Incoming(wire, Message(request.method == "HEAD", max_header_bytes))
     try:
         failure = await _write_request(wire, request, head)
-        # A request that was not taken may be sent once more; this is done once.
-        if meanwhile is not None and failure is None:
-            await meanwhile()
+        if failure is None:
+            # A request that was taken is not sent again. A large body would be held while the server works.
+            request.stream = httpx.ByteStream(b"")
+            if meanwhile is not None:
+                await meanwhile()
         body = await _read_head(incoming, failure)
     except BaseException:
         await incoming.discard()
@@ -82,7 +87,11 @@ async def _write_all(wire: _Wire, request: httpx.Request, head: Head) -> None:
             left -= len(piece)
             if left < 0 and not chunked:
                 raise httpx.LocalProtocolError("the request body is longer than its Content-Length")
-            unsent += b"%x\r\n%s\r\n" % (len(piece), piece) if chunked and piece else piece
+            piece = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked and piece else piece
+            if len(piece) > LARGE_PIECE:
+                await wire.write(unsent)
+                unsent = b""
+            unsent = unsent + piece if unsent else piece
             if unsent:
                 await wire.write(unsent)
             unsent = b""

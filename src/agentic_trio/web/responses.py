@@ -40,20 +40,26 @@ async def create_response(request: RequestScope) -> Reply:
     """
     gateway = request.gateway
     gateway.admission.check()
+    outlives = _outlives(request)
     body = await request.body()
     request.ticket.take_slot()
     if route(body).relayed:
         return await relay(request, "/v1/responses", body)
     if name := request.header(b"idempotency-key"):
-        return await _once(request, body, name)
-    turn = await gateway.turns.new(body, request.context, request.ticket)
-    return await _follow(request, turn, outlives=_outlives(request))
+        begun = await _once(request, body, name)
+    else:
+        begun = await gateway.turns.new(body, request.context, request.ticket)
+    # What was made of the body is as large as itself: held beside it, each request would take twice as much.
+    del body
+    return begun if isinstance(begun, Reply) else await _follow(request, begun, outlives=outlives)
 
 
 async def _follow(request: RequestScope, turn: Turn, *, outlives: bool) -> Reply:
-    """Start a turn under its owner, and reply with what it makes."""
+    """Start a turn under its owner, if it isn't running, and reply with what it makes."""
     turns = request.gateway.turns
-    if turn.call.background or (outlives and turn.call.store):
+    if turns.find(turn.owner, turn.id) is not None:
+        pass
+    elif turn.call.background or (outlives and turn.call.store):
         turns.start(turn)
     elif turn.call.stream:
         request.nursery.start_soon(turns.run, turn)
@@ -75,8 +81,8 @@ async def _reply(request: RequestScope, turn: Turn) -> Reply:
     return Reply(body)
 
 
-async def _once(request: RequestScope, body: bytes, name: str) -> Reply:
-    """Serve a request that has an ``Idempotency-Key``: it runs once, and every repeat gets its response.
+async def _once(request: RequestScope, body: bytes, name: str) -> Turn | Reply:
+    """Begin a request that has an ``Idempotency-Key``: it runs once, and every repeat gets its response.
 
     The turn outlives its client: the repeat of a request whose response was lost would find it cancelled.
     """
@@ -95,7 +101,7 @@ async def _once(request: RequestScope, body: bytes, name: str) -> Reply:
                 # Nothing is kept for a repeat to get, so the repeat runs after this one.
                 return await _follow(request, turn, outlives=False)
             gateway.turns.start(turn)
-    return await _reply(request, turn)
+    return turn
 
 
 async def _replay(request: RequestScope, id: str, *, stream: bool) -> Reply:
