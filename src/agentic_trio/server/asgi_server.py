@@ -71,7 +71,7 @@ async def serve_asgi(
         handler = _Handler(Application(app, config), server, limits, slots)
         serve = partial(trio.serve_listeners, handler, bounded, handler_nursery=connections)
         for url in urls:
-            logger.info("serving %s", url)
+            logger.debug("serving %s", url)
         task_status.started(urls)
         await _run_until(serve, server.wait_served_out, shutdown_trigger or trio.sleep_forever)
         connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
