@@ -78,8 +78,12 @@ def tune_allocator() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
             mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+            # Set by hand, the first threshold no longer raises the second, and each long history that is
+            # freed would shrink the heap, to be grown again for the next one.
+            mallopt(_M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD)
 
 
+_M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
