@@ -26,6 +26,8 @@ from hypercorn.trio import serve as serve_stock
 from quart import Response, request
 from quart_trio import QuartTrio
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.limits import ConnectionLimits
 from bench.checks import EVENTS, Asker, Wrong

@@ -14,6 +14,7 @@ then names what was seeded before), 2 for bad usage.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -402,8 +403,10 @@ async def run(options: argparse.Namespace, progress: Progress) -> tuple[str, lis
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Seed as the command line says; answers the exit code."""
+    """Seed as the command line says; returns the exit code."""
     options = _checked(arguments)
+    # What went wrong is said once, by the line at the end.
+    logging.getLogger("agentic_trio").addHandler(logging.NullHandler())
     progress = Progress(options.turns * options.chains, sys.stderr)
     model: str | None = options.model
     seeded: list[Seeded] = []

@@ -12,6 +12,7 @@ import trio
 
 from agentic_trio.net.deadlines import open_deadlines
 from agentic_trio.net.disconnects import open_disconnects
+from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.server.application import Application
 from agentic_trio.server.channel import Channel
 from agentic_trio.server.connection import HTTPConnection
@@ -64,7 +65,7 @@ async def serve_asgi(
     async with (
         open_disconnects() as server.disconnects,
         open_deadlines() as deadlines,
-        trio.open_nursery() as connections,
+        open_inner_nursery() as connections,
     ):
         listeners, urls = open_listeners(config, deadlines)
         bounded = [BoundedListener(listener, slots, server) for listener in listeners]
