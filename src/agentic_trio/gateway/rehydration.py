@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agentic_trio.errors import InvalidRequest
 from agentic_trio.gateway.items import linked_items, resolved
-from agentic_trio.store.contract import History, HistoryTooLarge, Missing, NotEnded
+from agentic_trio.gateway.store_errors import HistoryErrors
+from agentic_trio.store.contract import History
 from agentic_trio.wire.create_response import nothing_to_answer
 from agentic_trio.wire.items import pair_calls, refuse_dangling
 
@@ -46,10 +46,9 @@ async def rehydrate(call: CreateResponse, owner: str, services: Services, ticket
 
     Raises:
         InvalidRequest: the history can't be continued, or the input doesn't fit it.
-        NotFound: a reference refers to nothing.
-        Missing: the conversation is gone.
+        NotFound: a reference refers to nothing, or the conversation is gone.
         TooManyRequests: there is no memory for the history.
-        StoreError: the store can't be read.
+        ServiceUnavailable: the store can't be read.
 
     Cancellation: nothing has happened.
     """
@@ -67,28 +66,10 @@ async def rehydrate(call: CreateResponse, owner: str, services: Services, ticket
 
 async def _read_history(call: CreateResponse, owner: str, services: Services) -> History:
     previous = call.previous_response_id
-    try:
+    with HistoryErrors():
         if previous is not None:
             await services.unrecorded.settle(owner, previous)
         return await services.store.history(owner, response=previous, conversation=call.conversation)
-    except Missing as missing:
-        if missing.kind != "response":
-            raise
-        raise InvalidRequest(
-            f"Previous response with id '{missing.id}' not found.",
-            code="previous_response_not_found",
-            param="previous_response_id",
-        ) from None
-    except NotEnded as unfinished:
-        raise InvalidRequest(
-            f"Previous response with id '{unfinished.id}' is still in progress.",
-            code="previous_response_not_ended",
-            param="previous_response_id",
-        ) from None
-    except HistoryTooLarge:
-        raise InvalidRequest(
-            "The history is larger than any model's context.", code="context_length_exceeded", param="input"
-        ) from None
 
 
 async def _resolved(call: CreateResponse, owner: str, services: Services) -> list[InputItem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, ServiceUnavailable
+from agentic_trio.gateway.idempotency import key_in_use
 from agentic_trio.store.contract import (
     HistoryTooLarge,
     ItemAlreadyInConversation,
@@ -65,14 +66,6 @@ def _thread_full(_: ThreadFull) -> GatewayError:
     )
 
 
-def _key_in_use(_: KeyInUse) -> GatewayError:
-    return InvalidRequest(
-        "A request with this Idempotency-Key is in progress. Please retry in a few seconds.",
-        status=409,
-        code="idempotency_key_in_use",
-    )
-
-
 def _cannot_delete(_: NotEnded) -> GatewayError:
     return InvalidRequest("Cannot delete an in-flight response.")
 
@@ -80,7 +73,7 @@ def _cannot_delete(_: NotEnded) -> GatewayError:
 REFUSALS: Translations = {
     Missing: _not_found,
     NotEnded: _cannot_delete,
-    KeyInUse: _key_in_use,
+    KeyInUse: lambda _: key_in_use(),
     ItemAlreadyInConversation: lambda _: item_already_in_conversation("items"),
     ThreadFull: _thread_full,
 }
