@@ -279,9 +279,8 @@ class Carelessness:
 
     @property
     def tells_items_apart(self) -> bool:
-        """Whether anything says where a message ends and the next one begins, before the final output."""
-        marks = {"response.output_item.added", "response.output_item.done"}
-        return not (self.one_id and "output_index" in self.missing and marks <= self.dropped)
+        """Whether its ids say which of two messages an event is of, or else where the first one ends."""
+        return not (self.one_id and "response.output_item.done" in self.dropped)
 
     def tell(self, events: list[Json]) -> bytes:
         told = []
