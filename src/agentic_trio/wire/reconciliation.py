@@ -10,7 +10,6 @@ second message is not sent again.
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentic_trio.wire.output import part_family
@@ -53,7 +52,7 @@ def match_parts(texts: Iterable[Text], finals: Iterable[JsonObject], place: str)
             match.both.append((waiting[family].popleft(), part))
         else:
             match.new.append((family, part))
-    match.streamed.extend(chain.from_iterable(waiting.values()))
+    match.streamed.extend(text for texts in waiting.values() for text in texts)
     return match
 
 
