@@ -55,6 +55,7 @@ OWNERS = {
     # The demo is a client of the gateway, not of the model server.
     "httpx": ("upstream", "http1.client_side", "cli.demo"),
     "sqlite3": ("store",),
+    "psycopg": ("store.postgres",),
     "quart": ("web",),
     "quart_trio": ("web", "asgi"),
     "httptools": ("http1",),

@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from agentic_trio.store.contract import StoreError
-from agentic_trio.store.writer import BATCH_BOUND, QUEUE_BOUND, Writer, run_in_thread
+from agentic_trio.store.group_commit import BATCH_BOUND, QUEUE_BOUND, run_in_thread
+from agentic_trio.store.writer import Writer
 from tests.store.records import run_inline
 
 if TYPE_CHECKING:

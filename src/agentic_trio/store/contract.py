@@ -36,6 +36,10 @@ class StoreError(Exception):
     """The store failed: its disk is full, read-only, locked or broken. The cause is chained."""
 
 
+class DatabaseDown(StoreError):
+    """The database itself failed, so that every other statement would fail too."""
+
+
 class StoreRefusal(Exception):
     """The store works, and what was asked of it can't be done. Nothing was written."""
 

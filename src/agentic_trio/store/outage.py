@@ -6,6 +6,7 @@ import logging
 
 import trio
 
+from agentic_trio.store.contract import DatabaseDown
 from agentic_trio.store.failures import is_database_failure
 from agentic_trio.store.files import FilesGone
 
@@ -37,7 +38,7 @@ class Outage:
 
     def failed(self, error: Exception) -> None:
         """Count a failure. One that is not the database's own is a bug, or damage, and logged by itself."""
-        if not isinstance(error, FilesGone) and not is_database_failure(error.__cause__):
+        if not isinstance(error, FilesGone | DatabaseDown) and not is_database_failure(error.__cause__):
             logger.error("the store failed", exc_info=error)
             return
         self._latest = now = trio.current_time()

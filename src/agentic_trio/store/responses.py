@@ -203,7 +203,7 @@ def announce(connection: sqlite3.Connection, announcement: Announcement) -> None
         "first": None,
         "last": None,
         "conversation": conversation,
-        "pending": _dump_items(announcement.input),
+        "pending": dump_items(announcement.input),
         "idempotency_key": announcement.key,
     }
     connection.execute(_RECORD, _values(announcement) | places)
@@ -338,7 +338,8 @@ def _delete(connection: sqlite3.Connection, owner: str, id: str, end: Place | No
         erasure.leave(connection, end)
 
 
-def _dump_items(items: Sequence[Item]) -> bytes:
+def dump_items(items: Sequence[Item]) -> bytes:
+    """The input of a turn that is announced, as JSON text."""
     parts = [msgspec.json.encode((item.id, item.issued, msgspec.Raw(item.data))) for item in items]
     return b"[" + b",".join(parts) + b"]"
 

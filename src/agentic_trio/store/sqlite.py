@@ -14,8 +14,9 @@ from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store import conversations, erasure, files, lists, recovery, responses, schema
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.failures import store_error, translated
+from agentic_trio.store.group_commit import RunSync, run_in_thread
 from agentic_trio.store.outage import Outage
-from agentic_trio.store.writer import RunSync, Writer, run_in_thread
+from agentic_trio.store.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence

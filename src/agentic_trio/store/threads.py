@@ -137,7 +137,7 @@ def new_thread(
 ) -> Place:
     """Begin a thread, at ``parent`` if there is one; returns its head."""
     fork = parent.position if parent else 0
-    head = _checked(fork + len(items))
+    head = checked(fork + len(items))
     thread = connection.execute(
         "INSERT INTO thread (owner, kind, parent, fork, head) VALUES (:owner, :kind, :parent, :fork, :head)",
         {
@@ -161,14 +161,14 @@ def append(connection: sqlite3.Connection, head: Place, items: Sequence[Item]) -
 
 def advance(connection: sqlite3.Connection, head: Place, positions: int) -> Place:
     """Move a thread's head; returns the new one."""
-    position = _checked(head.position + positions)
+    position = checked(head.position + positions)
     statement = "UPDATE thread SET head = :head WHERE id = :thread"
     connection.execute(statement, {"head": position, "thread": head.thread})
     return Place(head.thread, position)
 
 
 def _insert(connection: sqlite3.Connection, after: Place, items: Sequence[Item]) -> None:
-    _checked(after.position + len(items))
+    checked(after.position + len(items))
     begin = key(after.thread, after.position)
     connection.executemany(
         "INSERT INTO entry (key, item, issued, dropped, data)"
@@ -187,7 +187,8 @@ def _insert(connection: sqlite3.Connection, after: Place, items: Sequence[Item])
     )
 
 
-def _checked(position: int) -> int:
+def checked(position: int) -> int:
+    """The position, if a history may be so long. Raises ThreadFull."""
     if position > MAX_POSITION:
         raise ThreadFull
     return position
