@@ -73,6 +73,7 @@ class Setting:
         help: what it does, in a phrase.
         more: what the docs say beyond that, in sentences.
         unit: what a number counts, or what a text is; stands for the value in help.
+        repeats: its flag may be given several times, once for each element of a list.
         secret: the value is shown nowhere, and can be read from the file that ``..._FILE`` names.
         above, at_least, at_most: the bounds of a number, which must be finite too.
         parse: makes the value of a text where the type doesn't say how.
@@ -89,6 +90,7 @@ class Setting:
     more: str
     unit: str
     secret: bool
+    repeats: bool
     above: float | None
     at_least: float | None
     at_most: float | None
@@ -113,7 +115,7 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default as help says it."""
-        if self.default in (None, ()):
+        if self.default in (None, (), ""):
             return "none by default"
         if isinstance(self.default, bool):
             return "on by default" if self.default else "off by default"
@@ -168,6 +170,8 @@ class Setting:
             kind = "a number"
         else:
             kind = "true or false" if self.type is bool else "a list of texts"
+        if self.secret:
+            return f"must be {kind}, not {type(value).__name__}"
         return f"must be {kind}, not {value!r}"
 
     def _out_of_bounds(self, value: Any) -> str | None:
@@ -194,6 +198,7 @@ def setting(
     aliases: tuple[str, ...] = (),
     unit: str = "",
     secret: bool = False,
+    repeats: bool = False,
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
@@ -210,6 +215,7 @@ def setting(
         more=more,
         unit=unit,
         secret=secret,
+        repeats=repeats,
         above=above,
         at_least=at_least,
         at_most=at_most,

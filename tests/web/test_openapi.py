@@ -229,7 +229,7 @@ FROM_UPSTREAM = {401}
 def statuses_of_the_code() -> set[int]:
     """The statuses of errors that the code names, wherever it does."""
     found = set()
-    for package in ("errors.py", "http1", "gateway", "wire", "web", "server", "upstream"):
+    for package in ("errors.py", "http1", "gateway", "wire", "web", "server", "upstream", "tools"):
         for file in (CODE / package).rglob("*.py") if "." not in package else [CODE / package]:
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "status":

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.turn import Turn
+    from agentic_trio.tools.servers import ToolServers
 
 JsonObject = dict[str, Any]
 
@@ -57,6 +58,7 @@ class Gateway:
         config: what it was opened with.
         upstream: the model server.
         admission: the bounds on requests and on the memory that they take.
+        hosted: the types of tools that are run here.
         turns: those that run, and new ones.
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
@@ -68,6 +70,7 @@ class Gateway:
         self.config = services.config
         self.upstream = services.upstream
         self.admission = services.admission
+        self.hosted = services.hosted
         self.turns = Registry(services, service)
         self.keys = Locks(KEY_WAIT, key_in_use)
         self.responses = Responses(services.store, services.unrecorded, self.turns)
@@ -195,7 +198,11 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     """
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
-    async with open_sqlite_store(config.database_path) as store, open_upstream(config) as upstream:
+    async with (
+        open_sqlite_store(config.database_path) as store,
+        open_upstream(config) as upstream,
+        open_tools(config) as tools,
+    ):
         try:
             await store.recover(crashed)
         except StoreError as error:
@@ -210,9 +217,33 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
+            tools=tools,
         )
         async with open_gateway_over(services) as gateway:
             yield gateway
+
+
+@asynccontextmanager
+async def open_tools(config: Config) -> AsyncIterator[ToolServers | None]:
+    """The MCP servers of a configuration; None without any.
+
+    Raises:
+        ConfigError: the extra that they need is not installed, or something is configured for a server that
+            isn't there.
+    """
+    config.check_tools()
+    if not config.mcp_servers and not config.mcp_allow_hosts:
+        yield None
+        return
+    try:
+        # What it imports takes half a second, and is an extra.
+        from agentic_trio.tools.servers import open_tool_servers
+    except ImportError as error:
+        raise ConfigError(
+            f"mcp_servers and mcp_allow_hosts need the extra 'mcp', which is not installed ({error.name})"
+        ) from error
+    async with open_tool_servers(config) as tools:
+        yield tools
 
 
 @asynccontextmanager

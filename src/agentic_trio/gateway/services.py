@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.locks import Locks
     from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Store
+    from agentic_trio.tools.servers import ToolServers
     from agentic_trio.upstream.client import Upstream
     from agentic_trio.wire.ids import MintId
 
@@ -33,6 +34,7 @@ class Services:
         background: how many background turns may run at once.
         mint: makes ids.
         now: Unix time in seconds.
+        tools: the MCP servers that requests may use; None if there are none.
     """
 
     config: Config
@@ -44,3 +46,9 @@ class Services:
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
+    tools: ToolServers | None = None
+
+    @property
+    def hosted(self) -> frozenset[str]:
+        """The types of tools that are run here."""
+        return frozenset() if self.tools is None else self.tools.types

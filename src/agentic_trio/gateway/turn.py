@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
     from agentic_trio.upstream.answer import Answer
+    from agentic_trio.wire.bodies import Members
     from agentic_trio.wire.create_response import CreateResponse
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Turn:
     how far it came                               row
     ============================================  ==========================
     its id was told                               one, however it ended
+    a tool was called                             one: it may have run
     failed, and its request has a key             none: a retry runs again
     the model server accepted it                  one: the model has worked
     cancelled while the model server was called   one: the model may have
@@ -71,6 +73,8 @@ class Turn:
         log: the turn's events, if it is streamed.
         recording: its row.
     """
+
+    accumulator = Accumulator
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class Turn:
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
-        self._response = Accumulator(snapshot, services.mint, services.now)
+        self._response = self.accumulator(snapshot, services.mint, services.now)
         self._context = context
         self._services = services
         self._ticket = ticket
@@ -217,27 +221,33 @@ class Turn:
 
     async def _call_upstream(self) -> None:
         """Call the model server, again if that was asked for and nothing has been generated."""
+        self._scope.deadline = trio.current_time() + self._services.config.turn_timeout
+        await self._generate(self.recording.context.items())
+
+    async def _generate(self, items: Sequence[bytes], changed: Members | None = None) -> None:
+        """Get one answer of the model server. ``changed``: members that differ from the request's."""
         config = self._services.config
-        self._scope.deadline = trio.current_time() + config.turn_timeout
-        self._progress = Call.MADE
-        retries = Retries(
-            self.recording.context.items(), retries=config.upstream_retries, truncates=self.call.truncates
-        )
+        if self._progress is Call.NOT_MADE:
+            self._progress = Call.MADE
+        retries = Retries(items, retries=config.upstream_retries, truncates=self.call.truncates)
         while True:
+            accepted = False
             try:
-                async with self._ask(retries.items) as answer:
-                    self._progress = Call.ACCEPTED
+                async with self._ask(retries.items, changed) as answer:
+                    accepted, self._progress = True, Call.ACCEPTED
                     await self._follow(answer)
                     return
             except UpstreamError as error:
-                if self._progress is Call.ACCEPTED:
+                if accepted:
                     raise
                 await retries.after(error)
 
-    def _ask(self, items: Sequence[bytes]) -> AbstractAsyncContextManager[Answer]:
+    def _ask(self, items: Sequence[bytes], changed: Members | None) -> AbstractAsyncContextManager[Answer]:
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
-            self.call.upstream_body(items, stream=self.call.stream), self._context, self._announce
+            self.call.upstream_body(items, stream=self.call.stream, changed=changed),
+            self._context,
+            self._announce,
         )
 
     async def _announce(self) -> None:
@@ -266,11 +276,11 @@ class Turn:
     async def _follow_stream(self, answer: Answer) -> None:
         with trio.CancelScope() as lingering:
             async for chunk in answer.chunks:
-                if self._response.ended:
+                if self._response.followed:
                     continue
                 self._ticket.charge(len(chunk))
                 self._log(self._response.receive(chunk))
-                if self._response.ended:
+                if self._response.followed:
                     lingering.deadline = trio.current_time() + LINGER
         self._log(self._response.end_of_stream())
 
@@ -314,6 +324,9 @@ class Turn:
         """See the table above. A refused request is no turn."""
         if not self.call.store or self.announced:
             return self.call.store
+        if self.recording.marked:
+            # A tool may have run. A retry with the same key finds this, and runs nothing again.
+            return True
         if self.recording.key is not None and self._error is not None:
             # The client got an error at most. A retry with the same key must run again, so leave no row
             # for it to find.

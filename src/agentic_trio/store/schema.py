@@ -123,6 +123,17 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE TABLE probe (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT",
         "PRAGMA user_version = 2",
     ),
+    (
+        "ALTER TABLE response ADD COLUMN made TEXT",
+        """
+        CREATE TABLE approval (
+            owner TEXT NOT NULL,
+            id TEXT NOT NULL,
+            PRIMARY KEY (owner, id)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "PRAGMA user_version = 3",
+    ),
 )
 """The statements that lead from each version to the next; the last of each sets the version."""
 

@@ -22,6 +22,8 @@ from agentic_trio.wire import checks
 from agentic_trio.wire.create_response import route
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from agentic_trio.gateway.turn import Turn
     from agentic_trio.web.scope import RequestScope
 
@@ -43,7 +45,7 @@ async def create_response(request: RequestScope) -> Reply:
     outlives = _outlives(request)
     body = await request.body()
     request.ticket.take_slot()
-    if route(body).relayed:
+    if _is_relayed(body, gateway.hosted):
         return await relay(request, "/v1/responses", body)
     if name := request.header(b"idempotency-key"):
         begun = await _once(request, body, name)
@@ -52,6 +54,12 @@ async def create_response(request: RequestScope) -> Reply:
     # What was made of the body is as large as itself: held beside it, each request would take twice as much.
     del body
     return begun if isinstance(begun, Reply) else await _follow(request, begun, outlives=outlives)
+
+
+def _is_relayed(body: bytes, hosted: Collection[str]) -> bool:
+    """Whether the client gets the model server's own answer: nothing is stored, and nothing is run here."""
+    routing = route(body)
+    return routing.relayed and not routing.offers(hosted)
 
 
 async def _follow(request: RequestScope, turn: Turn, *, outlives: bool) -> Reply:

@@ -42,7 +42,7 @@ from agentic_trio.wire.output import (
 from agentic_trio.wire.output_lookup import FinalLookup, ItemLookup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 DELTA_COST = 64
 """What a delta costs in memory beside its text, in bytes."""
@@ -162,17 +162,28 @@ class OutputEvents:
             output: the final output, as the upstream sent it.
             whole: whether the response is complete; otherwise what was still open was cut off.
         """
-        streamed = FinalLookup(self.items)
+        streamed = FinalLookup(self._current())
         for index, item in enumerate(output):
             if isinstance(item, dict):
                 known = streamed.take(index, item) or self._add(dict(item), index)
                 self._finish(known, item, whole=whole)
-        for open_item in self.items:
+        for open_item in self._current():
             if open_item.final is None:
                 open_item.cut = not whole
                 for text in open_item.texts():
                     self._end_character(text)
                 self._close_item(open_item, open_item.so_far("completed" if whole else "incomplete"))
+
+    def _current(self) -> Sequence[OutputItem]:
+        """The items that the upstream's answer is about."""
+        return self.items
+
+    def cut_off(self) -> None:
+        """Close every open item as it is: no more will come. No events are made of it."""
+        for item in self.items:
+            if item.final is None:
+                item.cut = True
+                item.finish(item.so_far("incomplete"))
 
     def _item_added(self, event: Event, item: JsonObject) -> None:
         if not self._lookup.repeated(item.get("type"), item.get("id"), event.output_index):
