@@ -37,6 +37,7 @@ PURE = frozenset(
     {
         "__future__",
         "collections",
+        "cryptography",
         "dataclasses",
         "difflib",
         "functools",
@@ -61,6 +62,7 @@ OWNERS = {
     "httpx2": ("tools",),
     "httpcore2": ("tools",),
     "jsonschema": ("tools",),
+    "cryptography": ("wire.sealing",),
 }
 """Library -> the only modules that may name it."""
 

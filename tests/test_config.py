@@ -288,6 +288,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "mcp_tokens": ("a=secret,b:x-key=other=", ("a=secret", "b:x-key=other=")),
     "mcp_allow_hosts": ("host.example, [::1]:80,public", ("host.example", "[::1]:80", "public")),
     "web_search_server": ("search/find", "search/find"),
+    "seal_keys_file": ("/run/keys", "/run/keys"),
 }
 """Field -> a text and its value. All others are numbers."""
 
@@ -298,7 +299,9 @@ def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     variable = f"AGENTIC_TRIO_{name.upper()}"
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
-    assert type(getattr(config, name)) is type(getattr(Config(openai_api_key=SECRET), name))
+    assert type(getattr(config, name)) is type(
+        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys"), name)
+    )
     assert config.source_of(name) == Source("variable", variable)
 
 

@@ -77,10 +77,10 @@ class Registry:
     async def _parse(self, body: bytes) -> CreateResponse:
         """Parse a body; a large one in slices, between which other tasks get their turn."""
         mint, strict = self._services.mint, self._services.config.strict_parameters
-        hosted = self._services.hosted
+        seals, hosted = self._services.sealing is not None, self._services.hosted
         if len(body) < LARGE_BODY:
-            return parse_create_response(body, mint, strict=strict, hosted=hosted)
-        steps = parse_steps(body, mint, strict=strict, hosted=hosted)
+            return parse_create_response(body, mint, strict=strict, hosted=hosted, seals=seals)
+        steps = parse_steps(body, mint, strict=strict, hosted=hosted, seals=seals)
         began = time.perf_counter()
         while True:
             try:

@@ -170,7 +170,7 @@ class ToolTurn(Turn):
             response.next_round()
 
     async def _ask_round(self, hosted: Hosted, changed: Members) -> None:
-        made = [item.data for item in self._response.items if not item.unusable]
+        made = [item.stored for item in self._response.items if not item.unusable]
         items = [*self.recording.context.items(), *made]
         try:
             await self._generate(items, changed)

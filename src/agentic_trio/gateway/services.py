@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agentic_trio.tools.servers import ToolServers
     from agentic_trio.upstream.client import Upstream
     from agentic_trio.wire.ids import MintId
+    from agentic_trio.wire.sealing import Seal, Sealing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Services:
         mint: makes ids.
         now: Unix time in seconds.
         tools: the MCP servers that requests may use; None if there are none.
+        sealing: seals what clients carry; None where that can't be done.
     """
 
     config: Config
@@ -52,3 +54,9 @@ class Services:
     def hosted(self) -> frozenset[str]:
         """The types of tools that are run here."""
         return frozenset() if self.tools is None else self.tools.types
+
+    sealing: Sealing | None = None
+
+    def seal_of(self, owner: str) -> Seal | None:
+        """What seals and opens an owner's values; None where that can't be done."""
+        return None if self.sealing is None else self.sealing.of(owner)

@@ -132,6 +132,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             PRIMARY KEY (owner, id)
         ) STRICT, WITHOUT ROWID
         """,
+        "CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",
+        """
+        CREATE INDEX entry_compaction ON entry (key)
+            WHERE issued = 1 AND item GLOB 'cmp_*'
+        """,
         "PRAGMA user_version = 3",
     ),
 )

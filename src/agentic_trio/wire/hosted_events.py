@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agentic_trio.wire.hosting import Hosted
     from agentic_trio.wire.ids import MintId
     from agentic_trio.wire.output import Event, Family, Text
+    from agentic_trio.wire.sealing import Seal
 
 MAY_HAVE_RUN = "The call was interrupted: the tool may have run."
 NOT_RUN = "The call was not made: the response ended before it."
@@ -75,8 +76,8 @@ class HostedEvents(OutputEvents):
         calls: the calls of this round that have no result yet.
     """
 
-    def __init__(self, mint: MintId, limit: int) -> None:
-        super().__init__(mint, limit)
+    def __init__(self, mint: MintId, limit: int, seal: Seal | None = None) -> None:
+        super().__init__(mint, limit, seal)
         self.hosted: Hosted | None = None
         self.calls: list[HostedCall] = []
         self._first = 0

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agentic_trio.wire.ids import MintId
     from agentic_trio.wire.output import OutputItem
     from agentic_trio.wire.responses import Snapshot
+    from agentic_trio.wire.sealing import Seal
 
 
 class RoundsAccumulator(Accumulator):
@@ -33,14 +34,16 @@ class RoundsAccumulator(Accumulator):
 
     _output: HostedEvents
 
-    def __init__(self, snapshot: Snapshot, mint: MintId, now: Callable[[], float]) -> None:
-        super().__init__(snapshot, mint, now)
+    def __init__(
+        self, snapshot: Snapshot, mint: MintId, now: Callable[[], float], seal: Seal | None = None
+    ) -> None:
+        super().__init__(snapshot, mint, now, seal)
         self._lists: list[tuple[str, list[JsonObject]]] = []
         self._usage: JsonObject | None = None
         self._answer: JsonObject = {}
 
-    def _events_of(self, mint: MintId) -> HostedEvents:
-        return HostedEvents(mint, MAX_OUTPUT_BYTES)
+    def _events_of(self, mint: MintId, seal: Seal | None) -> HostedEvents:
+        return HostedEvents(mint, MAX_OUTPUT_BYTES, seal)
 
     @property
     def calls(self) -> list[HostedCall]:
@@ -118,7 +121,7 @@ class RoundsAccumulator(Accumulator):
             if call is not None:
                 yield item, encode(call.interrupted(sent=True))
             elif item.final is not None:
-                yield item, item.data
+                yield item, item.stored
 
     def receive_json(self, body: bytes) -> None:
         try:
