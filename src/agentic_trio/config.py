@@ -49,6 +49,23 @@ def parse_origins(text: str) -> tuple[str, ...]:
     return tuple(origin.rstrip("/") for origin in parse_names(text))
 
 
+def parse_bases(text: str) -> str:
+    """One URL as it is; several without the spaces around their commas."""
+    return ",".join(parse_names(text)) if "," in text else text
+
+
+def _check_bases(bases: str) -> str | None:
+    problems = [problem for base in bases.split(",") if (problem := _check_base(base))]
+    if problems:
+        return problems[0]
+    origins = _origins(bases)
+    return None if len(set(origins)) == len(origins) else "names a model server twice"
+
+
+def _origins(bases: str) -> tuple[str, ...]:
+    return tuple(base.rstrip("/").removesuffix("/v1") for base in bases.split(","))
+
+
 def _check_base(base: str) -> str | None:
     # urlsplit() drops tabs and line breaks without a word; httpx then fails on them at each request.
     if not base.isprintable() or " " in base:
@@ -196,9 +213,12 @@ class Config:
         group=MODEL_SERVER,
         aliases=("LLM_API_BASE",),
         unit="URL",
-        check=_check_base,
-        help="the model server, an http:// or https:// URL",
-        more="A trailing `/v1` makes no difference.",
+        repeatable=True,
+        parse=parse_bases,
+        check=_check_bases,
+        help="the model server, an http:// or https:// URL; several by repeating it",
+        more="A trailing `/v1` makes no difference. Several are separated by commas in a variable, and an "
+        "array in a file: [Several model servers](upstreams.md#several-model-servers).",
     )
     openai_api_key: str | None = setting(
         None,
@@ -446,7 +466,7 @@ class Config:
         group=TOOLS,
         unit="label=url",
         secret=True,
-        repeats=True,
+        repeatable=True,
         parse=parse_lines,
         check=_check_mcp_servers,
         help="an MCP server whose tools requests may use by its label; may be given again",
@@ -458,7 +478,7 @@ class Config:
         group=TOOLS,
         unit="label=token",
         secret=True,
-        repeats=True,
+        repeatable=True,
         parse=parse_lines,
         check=_check_mcp_tokens,
         help="the bearer token of an MCP server, or with LABEL:HEADER=VALUE a header",
@@ -469,7 +489,7 @@ class Config:
         "--mcp-allow-host",
         group=TOOLS,
         unit="host[:port]",
-        repeats=True,
+        repeatable=True,
         parse=parse_names,
         check=_check_mcp_hosts,
         help="a host on which requests may name MCP servers of their own; may be given again",
@@ -607,9 +627,9 @@ class Config:
                 raise ConfigError(f"{name} is for {min(unknown)!r}, but mcp_servers has no such label")
 
     @property
-    def upstream_origin(self) -> str:
-        """``llm_api_base`` without a trailing ``/v1``: what a path is put behind."""
-        return self.llm_api_base.rstrip("/").removesuffix("/v1")
+    def upstream_origins(self) -> tuple[str, ...]:
+        """Each model server's URL without a trailing ``/v1``: what a path is put behind."""
+        return _origins(self.llm_api_base)
 
     @property
     def database_path(self) -> str:

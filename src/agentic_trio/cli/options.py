@@ -63,15 +63,14 @@ def _option(setting: Setting) -> GroupedOption:
     return GroupedOption(
         [setting.flag, setting.name],
         group=setting.group,
-        multiple=setting.repeats,
-        callback=_joined if setting.repeats else None,
+        multiple=setting.repeatable,
+        callback=_joined if setting.repeatable else None,
         metavar=(setting.unit or setting.name).upper(),
         help=help,
     )
 
 
-def _joined(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> str | None:
-    """The values of a flag that was given several times, as a variable would have them."""
+def _joined(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> str | None:
     return ",".join(given) if given else None
 
 

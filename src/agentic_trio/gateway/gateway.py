@@ -27,7 +27,7 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
-from agentic_trio.upstream.client import open_upstream
+from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.responses import crashed
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.turn import Turn
-    from agentic_trio.tools.servers import ToolServers
+    from agentic_trio.tools.mcp_servers import ToolServers
 
 JsonObject = dict[str, Any]
 
@@ -57,7 +57,7 @@ class Gateway:
 
     Attributes:
         config: what it was opened with.
-        upstream: the model server.
+        upstream: the model server, or several.
         admission: the bounds on requests and on the memory that they take.
         hosted: the types of tools that are run here.
         turns: those that run, and new ones.
@@ -242,7 +242,7 @@ async def open_tools(config: Config) -> AsyncIterator[ToolServers | None]:
         return
     try:
         # What it imports takes half a second, and is an extra.
-        from agentic_trio.tools.servers import open_tool_servers
+        from agentic_trio.tools.mcp_servers import open_tool_servers
     except ImportError as error:
         raise ConfigError(
             f"mcp_servers and mcp_allow_hosts need the extra 'mcp', which is not installed ({error.name})"

@@ -21,7 +21,7 @@ from agentic_trio.wire.tool_rounds import RoundsAccumulator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentic_trio.tools.servers import ToolServers, TurnTools
+    from agentic_trio.tools.mcp_servers import ToolServers, TurnTools
     from agentic_trio.wire.approvals import Approved
     from agentic_trio.wire.bodies import Members
     from agentic_trio.wire.dialect import JsonObject

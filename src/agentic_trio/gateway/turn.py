@@ -17,6 +17,7 @@ from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
+from agentic_trio.wire.affinity import Affinity
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
@@ -232,25 +233,32 @@ class Turn:
         config = self._services.config
         if self._progress is Call.NOT_MADE:
             self._progress = Call.MADE
+        # The oldest item is the same along a thread and its forks, and its id makes it no other thread's.
+        affinity = Affinity(self.call.model, items[0])
         retries = Retries(items, retries=config.upstream_retries, truncates=self.call.truncates)
         while True:
             accepted = False
             try:
-                async with self._ask(retries.items, changed) as answer:
+                async with self._ask(retries.items, affinity, changed) as answer:
                     accepted, self._progress = True, Call.ACCEPTED
                     await self._follow(answer)
+                    if answer.server is not None:
+                        answer.server.used(self._response.snapshot.usage)
                     return
             except UpstreamError as error:
                 if accepted:
                     raise
                 await retries.after(error)
 
-    def _ask(self, items: Sequence[bytes], changed: Members | None) -> AbstractAsyncContextManager[Answer]:
+    def _ask(
+        self, items: Sequence[bytes], affinity: Affinity, changed: Members | None
+    ) -> AbstractAsyncContextManager[Answer]:
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
             self.call.upstream_body(items, stream=self.call.stream, seal=self._seal, changed=changed),
             self._context,
             self._announce,
+            affinity,
         )
 
     async def _announce(self) -> None:

@@ -23,6 +23,7 @@ from agentic_trio.wire.ids import item_prefix
 from agentic_trio.wire.output import ARGUMENTS, MCP_ARGUMENTS, OutputItem
 from agentic_trio.wire.output_events import DELTA_COST, MAX_OUTPUT_ITEMS, OutputEvents
 from agentic_trio.wire.output_lookup import FinalLookup, ItemLookup
+from agentic_trio.wire.reconciliation import Unclaimed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -88,7 +89,7 @@ class HostedEvents(OutputEvents):
     def next_round(self) -> None:
         """The next answer of the upstream begins."""
         self._first = len(self.items)
-        self._lookup = ItemLookup()
+        self._lookup, self._unclaimed = ItemLookup(), Unclaimed()
         self._last = ((), None)
         self._held, self._held_lookup = [], ItemLookup()
 
@@ -214,18 +215,19 @@ class HostedEvents(OutputEvents):
 
     def finish(self, output: Iterable[object], *, whole: bool) -> None:
         """Close every item of the round, and tell the calls that were held."""
-        known = FinalLookup(self._held)
-        told: list[object] = []
-        for index, item in enumerate(output):
-            if isinstance(item, dict) and self._is_held(item):
-                self._tell_held(known.take(index, item) or self._hold(item, index), item, whole=whole)
-                # The items after it keep their places.
-                told.append(None)
-            else:
-                told.append(self._told(item) if isinstance(item, dict) else item)
+        items = [item for item in output if isinstance(item, dict)]
+        # The others keep their places: a call may be told by its place alone.
+        calls = [item if self._is_held(item) else {} for item in items]
+        for index, known in enumerate(FinalLookup(self._held).match(calls)):
+            if calls[index]:
+                self._tell_held(known or self._hold(items[index], index), items[index], whole=whole)
         for held in self._held:
             self._tell_held(held, {"status": "in_progress"}, whole=whole)
-        super().finish(told, whole=whole)
+        super().finish(map(self._told, items), whole=whole)
+
+    def _finish_final(self, known: OutputItem | None, final: JsonObject, index: int, *, whole: bool) -> None:
+        if not self._is_held(final):
+            super()._finish_final(known, final, index, whole=whole)
 
     def _target(self, item: JsonObject) -> Target | None:
         """What an item of the upstream's calls here; None for any other item."""
@@ -241,7 +243,7 @@ class HostedEvents(OutputEvents):
             raise UpstreamError("The model server sent too many items.")
         id = item.get("id")
         added = {"type": "function_call", "name": item["name"]}
-        held = OutputItem(0, "", added, id if isinstance(id, str) else None, upstream_index)
+        held = OutputItem(len(self._held), "", added, id if isinstance(id, str) else None, upstream_index)
         self._held.append(held)
         self._held_lookup.add(held)
         return held
