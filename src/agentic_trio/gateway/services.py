@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from agentic_trio.auth.authenticator import Authenticator
     from agentic_trio.config import Config
     from agentic_trio.gateway.admission import Admission
     from agentic_trio.gateway.locks import Locks
@@ -33,6 +34,7 @@ class Services:
         background: how many background turns may run at once.
         mint: makes ids.
         now: Unix time in seconds.
+        authenticator: finds out who a request comes from; None where nobody has to say.
     """
 
     config: Config
@@ -44,3 +46,4 @@ class Services:
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
+    authenticator: Authenticator | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from quart import request
 from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
@@ -38,6 +39,7 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
     app.asgi_websocket_class = NoWebSocket
+    app.before_request(_authenticate_the_lost)
     app.after_request(_name_request)
     if gateway is not None:
         attach(app, gateway)
@@ -66,8 +68,14 @@ def attach(app: GatewayApp, gateway: Gateway, *, listens: bool = True) -> None:
         )
 
 
+async def _authenticate_the_lost() -> None:
+    """Ask who calls what isn't there, too: a stranger learns of no path. Routes ask by themselves."""
+    if request.routing_exception is not None and request.method != "OPTIONS":
+        await this_request().authenticate()
+
+
 async def _name_request(response: Response) -> Response:
-    response.headers["x-request-id"] = this_request().context.request_id
+    response.headers["x-request-id"] = this_request().request_id
     return response
 
 

@@ -20,13 +20,13 @@ PROBE_TIMEOUT = 5.0
 """Seconds that the model server and the store have to answer a probe."""
 
 
-@routes.handle("GET", "/health")
+@routes.handle("GET", "/health", public=True)
 async def health(request: RequestScope) -> Reply:
     """The process serves requests, whatever its model server does."""
     return Reply(b'{"status":"ok"}')
 
 
-@routes.handle("GET", "/ready")
+@routes.handle("GET", "/ready", public=True)
 async def ready(request: RequestScope) -> Reply:
     """The model server and the store work; otherwise 503, and which of them doesn't."""
     if request.gateway.admission.closed:
@@ -46,7 +46,7 @@ def _unavailable(reason: str) -> Reply:
     return Reply(msgspec.json.encode({"status": "unavailable", "reason": reason}), 503)
 
 
-@routes.handle("GET", "/")
+@routes.handle("GET", "/", public=True)
 async def root(request: RequestScope) -> Reply:
     """Something to see for whoever looks whether anyone is there."""
     return Reply(b'{"name":"agentic-trio","status":"ok"}')
