@@ -268,6 +268,9 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "list_endpoints": ("1", True),
     "bridge_silence": ("false", False),
     "host": ("::1", "::1"),
+    "auth": ("keys, oidc", ("keys", "oidc")),
+    "open": ("true", True),
+    "keys_file": ("some.keys", "some.keys"),
     "openai_api_key": ("null", "null"),
 }
 """Field -> a text and its value. All others are numbers."""

@@ -32,10 +32,11 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     # Otherwise a doubled slash is answered with a redirect: an HTML page that repeats the Host header.
     app.url_map.merge_slashes = False
     app.config["RESPONSE_TIMEOUT"] = None
-    app.direct = {}
+    app.direct, app.public = {}, set()
     for routes in (responses.routes, conversations.routes, relay.routes, health.routes, openapi.routes):
         app.register_blueprint(routes)
         app.direct |= routes.direct
+        app.public |= routes.public
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
     app.asgi_websocket_class = NoWebSocket

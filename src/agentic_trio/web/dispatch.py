@@ -24,7 +24,7 @@ from agentic_trio.web.reply import Reply
 from agentic_trio.web.scope import RequestScope
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Set
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 
@@ -47,11 +47,13 @@ class Routes(Blueprint):
 
     Attributes:
         direct: (method, path) -> the handlers that may be called without Quart's dispatch.
+        public: the paths that anyone may call.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name, __name__)
         self.direct: dict[tuple[str, str], Handler] = {}
+        self.public: set[str] = set()
 
     def handle(
         self,
@@ -80,6 +82,8 @@ class Routes(Blueprint):
             self.add_url_rule(path, endpoint=endpoint, view_func=_view(admitted), methods=[method])
             if direct:
                 self.direct[method, path] = admitted
+            if needed is None:
+                self.public.add(path)
             return handler
 
         return add
@@ -181,6 +185,7 @@ class GatewayApp(QuartTrio):
         gateway: what it serves.
         callers: the hosts and origins that may call.
         direct: (method, path) -> handler, for the routes that may skip the dispatch.
+        public: the paths that anyone may call, without saying who it is.
     """
 
     asgi_http_class = RequestNursery
@@ -188,6 +193,7 @@ class GatewayApp(QuartTrio):
     gateway: Gateway
     callers: Callers
     direct: Mapping[tuple[str, str], Handler]
+    public: Set[str]
 
 
 async def refuse(request: RequestScope, error: Exception) -> Reply:
