@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agentic_trio.store.contract import Store
     from agentic_trio.upstream.client import Upstream
     from agentic_trio.wire.ids import MintId
+    from agentic_trio.wire.sealing import Seal, Sealing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Services:
         mint: makes ids.
         now: Unix time in seconds.
         authenticator: finds out who a request comes from; None where nobody has to say.
+        sealing: seals what clients carry; None where that can't be done.
     """
 
     config: Config
@@ -47,3 +49,8 @@ class Services:
     mint: MintId
     now: Callable[[], float]
     authenticator: Authenticator | None = None
+    sealing: Sealing | None = None
+
+    def seal_of(self, owner: str) -> Seal | None:
+        """What seals and opens an owner's values; None where that can't be done."""
+        return None if self.sealing is None else self.sealing.of(owner)
