@@ -52,6 +52,23 @@ def parse_origins(text: str) -> tuple[str, ...]:
     return tuple(origin.rstrip("/") for origin in parse_names(text))
 
 
+def parse_bases(text: str) -> str:
+    """One URL as it is; several without the spaces around their commas."""
+    return ",".join(parse_names(text)) if "," in text else text
+
+
+def _check_bases(bases: str) -> str | None:
+    problems = [problem for base in bases.split(",") if (problem := _check_base(base))]
+    if problems:
+        return problems[0]
+    origins = _origins(bases)
+    return None if len(set(origins)) == len(origins) else "names a model server twice"
+
+
+def _origins(bases: str) -> tuple[str, ...]:
+    return tuple(base.rstrip("/").removesuffix("/v1") for base in bases.split(","))
+
+
 def _check_base(base: str) -> str | None:
     # urlsplit() drops tabs and line breaks without a word; httpx then fails on them at each request.
     if not base.isprintable() or " " in base:
@@ -99,10 +116,6 @@ def _check_auth(ways: tuple[str, ...]) -> str | None:
     return None
 
 
-def _check_path(path: str) -> str | None:
-    return None if path.isprintable() else "has characters that can't be printed"
-
-
 def _check_database(url: str) -> str | None:
     if not url.startswith(SQLITE) or len(url) == len(SQLITE):
         return f"must be {SQLITE} and a path, not {_redacted(url)!r}"
@@ -140,9 +153,12 @@ class Config:
         group=MODEL_SERVER,
         aliases=("LLM_API_BASE",),
         unit="URL",
-        check=_check_base,
-        help="the model server, an http:// or https:// URL",
-        more="A trailing `/v1` makes no difference.",
+        repeatable=True,
+        parse=parse_bases,
+        check=_check_bases,
+        help="the model server, an http:// or https:// URL; several by repeating it",
+        more="A trailing `/v1` makes no difference. Several are separated by commas in a variable, and an "
+        "array in a file: [Several model servers](upstreams.md#several-model-servers).",
     )
     openai_api_key: str | None = setting(
         None,
@@ -247,14 +263,14 @@ class Config:
         help="let everyone in who reaches an address that isn't loopback's",
         more="Without it, such a `host` is refused unless there is an `auth`.",
     )
-    keys_file: str = setting(
-        "",
+    keys_file: str | None = setting(
+        None,
         "--keys-file",
         group=ACCESS,
         unit="path",
         check=_check_path,
         help="the file that keys, and what owners may use, are kept in",
-        more="If empty, it is the database's name with `.keys` behind it. Several gateways may share one.",
+        more="Without it, it is the database's name with `.keys` behind it. Several gateways may share one.",
     )
     graceful_timeout: float = setting(
         20.0,
@@ -439,9 +455,9 @@ class Config:
             _ = self.keys_path
 
     @property
-    def upstream_origin(self) -> str:
-        """``llm_api_base`` without a trailing ``/v1``: what a path is put behind."""
-        return self.llm_api_base.rstrip("/").removesuffix("/v1")
+    def upstream_origins(self) -> tuple[str, ...]:
+        """Each model server's URL without a trailing ``/v1``: what a path is put behind."""
+        return _origins(self.llm_api_base)
 
     @property
     def database_path(self) -> str:
