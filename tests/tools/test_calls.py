@@ -7,29 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.fake_upstream import Call, Script, Text
-from tests.tools.calculator import Calculator, open_calculator
 from tests.web.harness import World, open_world
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from tests.tools.calculator import Calculator
 
 Json = dict[str, Any]
 
 NEVER: Json = {"type": "mcp", "server_label": "calc", "require_approval": "never"}
 ADD = 'call calc__add {"a": 1, "b": 2}'
 FUNCTION: Json = {"type": "function", "name": "lookup", "parameters": {"type": "object"}}
-
-
-@pytest.fixture
-async def calc() -> AsyncIterator[Calculator]:
-    async with open_calculator() as calculator:
-        yield calculator
-
-
-@pytest.fixture
-async def world(calc: Calculator) -> AsyncIterator[World]:
-    async with open_world(mcp_servers=(f"calc={calc.url}",)) as world:
-        yield world
 
 
 def play(world: World, *scripts: Script) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from agentic_trio.auth.authenticator import open_authenticator
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.gateway.admission import Admission, Ticket
@@ -60,6 +61,7 @@ class Gateway:
         upstream: the model server, or several.
         admission: the bounds on requests and on the memory that they take.
         hosted: the types of tools that are run here.
+        authenticator: finds out who a request comes from; None where nobody has to say.
         turns: those that run, and new ones.
         seals: whether reasoning can be sealed for clients.
         keys: who is at work on which idempotency key.
@@ -73,6 +75,7 @@ class Gateway:
         self.upstream = services.upstream
         self.admission = services.admission
         self.hosted = services.hosted
+        self.authenticator = services.authenticator
         self.turns = Registry(services, service)
         self.seals = services.sealing is not None
         self.keys = Locks(KEY_WAIT, key_in_use)
@@ -202,6 +205,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
     async with (
+        open_authenticator(config, time.time) as authenticator,
         open_sqlite_store(config.database_path) as store,
         open_upstream(config) as upstream,
         open_tools(config) as tools,
@@ -222,6 +226,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             mint=mint_id,
             now=time.time,
             tools=tools,
+            authenticator=authenticator,
             sealing=sealing,
         )
         async with open_gateway_over(services) as gateway:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from agentic_trio.auth.authenticator import Authenticator
     from agentic_trio.config import Config
     from agentic_trio.gateway.admission import Admission
     from agentic_trio.gateway.locks import Locks
@@ -36,6 +37,7 @@ class Services:
         mint: makes ids.
         now: Unix time in seconds.
         tools: the MCP servers that requests may use; None if there are none.
+        authenticator: finds out who a request comes from; None where nobody has to say.
         sealing: seals what clients carry; None where that can't be done.
     """
 
@@ -48,15 +50,15 @@ class Services:
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
+    authenticator: Authenticator | None = None
     tools: ToolServers | None = None
-
-    @property
-    def hosted(self) -> frozenset[str]:
-        """The types of tools that are run here."""
-        return frozenset() if self.tools is None else self.tools.types
-
     sealing: Sealing | None = None
 
     def seal_of(self, owner: str) -> Seal | None:
         """What seals and opens an owner's values; None where that can't be done."""
         return None if self.sealing is None else self.sealing.of(owner)
+
+    @property
+    def hosted(self) -> frozenset[str]:
+        """The types of tools that are run here."""
+        return frozenset() if self.tools is None else self.tools.types
