@@ -18,12 +18,14 @@ class RequestContext:
         owner: whose state it may see; empty for the single user of an open gateway.
         request_id: names the request in logs and answers.
         headers: the client's headers that go upstream with it, authorization not among them.
+        route: the way it came in, for operators: a method and a route of HTTP, or ``program``.
     """
 
     authorization: bytes | None = field(default=None, repr=False)
     owner: str = ""
     request_id: str = ""
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    route: str = "program"
 
 
 def bearer(key: str | None) -> bytes | None:

@@ -26,6 +26,7 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
+from agentic_trio.telemetry.observer import Observer
 from agentic_trio.upstream.client import open_upstream
 from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.responses import crashed
@@ -61,6 +62,7 @@ class Gateway:
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
+        observer: what operators see.
         closed: whether the block is over; the methods for programs then raise RuntimeError.
     """
 
@@ -79,6 +81,7 @@ class Gateway:
             strict=services.config.strict_parameters,
         )
         self.closed = False
+        self.observer = services.observer
         self._services = services
         self._probing = trio.Lock()
         self._probed_until = -math.inf
@@ -184,8 +187,12 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
+async def open_gateway(config: Config, *, observer: Observer | None = None) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
+
+    Args:
+        config: its configuration.
+        observer: what operators see; without one, there is no log of its requests.
 
     Raises:
         ConfigError: the database can't be used.
@@ -210,6 +217,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
+            observer=observer or Observer(),
         )
         async with open_gateway_over(services) as gateway:
             yield gateway
@@ -224,6 +232,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
         service.start_soon(prune_streams, services)
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
+        service.start_soon(services.observer.run)
         try:
             yield gateway
         finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from agentic_trio.telemetry.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,7 @@ class Services:
         background: how many background turns may run at once.
         mint: makes ids.
         now: Unix time in seconds.
+        observer: what operators see.
     """
 
     config: Config
@@ -44,3 +47,4 @@ class Services:
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
+    observer: Observer = field(default_factory=Observer)

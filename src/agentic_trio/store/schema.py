@@ -123,6 +123,23 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE TABLE probe (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT",
         "PRAGMA user_version = 2",
     ),
+    (
+        "ALTER TABLE response ADD COLUMN request_id TEXT",
+        "ALTER TABLE response ADD COLUMN route TEXT",
+        "ALTER TABLE response ADD COLUMN model TEXT",
+        "ALTER TABLE response ADD COLUMN code TEXT",
+        "ALTER TABLE response ADD COLUMN history_us INTEGER",
+        "ALTER TABLE response ADD COLUMN head_us INTEGER",
+        "ALTER TABLE response ADD COLUMN first_event_us INTEGER",
+        "ALTER TABLE response ADD COLUMN upstream_us INTEGER",
+        "ALTER TABLE response ADD COLUMN total_us INTEGER",
+        "ALTER TABLE response ADD COLUMN commit_us INTEGER",
+        "ALTER TABLE response ADD COLUMN input_tokens INTEGER",
+        "ALTER TABLE response ADD COLUMN output_tokens INTEGER",
+        "ALTER TABLE response ADD COLUMN cached_tokens INTEGER",
+        "ALTER TABLE response ADD COLUMN retries INTEGER",
+        "PRAGMA user_version = 3",
+    ),
 )
 """The statements that lead from each version to the next; the last of each sets the version."""
 
