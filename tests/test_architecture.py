@@ -37,6 +37,7 @@ PURE = frozenset(
     {
         "__future__",
         "collections",
+        "cryptography",
         "dataclasses",
         "difflib",
         "functools",
@@ -60,6 +61,7 @@ OWNERS = {
     "structlog": ("telemetry",),
     "prometheus_client": ("telemetry",),
     "opentelemetry": ("telemetry",),
+    "cryptography": ("wire.sealing",),
 }
 """Library -> the only modules that may name it."""
 

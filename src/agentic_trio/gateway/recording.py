@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -133,7 +132,7 @@ class Recording:
             logger.error("turn %s was not recorded in time", self.id)
             self._services.unrecorded.keep(self._ending(response, log, last))
             return ServiceUnavailable("The response was not stored in time.")
-        self._figures.stored = perf_counter()
+        self._figures.stored = self._figures.clock()
         log.extend(last)
         return None
 
@@ -183,7 +182,7 @@ class Recording:
             base=context.history.base,
             conversation=self._call.conversation,
             input=stored_items(context.input),
-            output=[Item(item.id, item.data, partial=item.unusable) for item in response.items],
+            output=[Item(item.id, item.stored, partial=item.unusable) for item in response.items],
             open_calls=context.open_calls
             | opened_calls(item.final or {} for item in response.items if not item.unusable),
             body=response.snapshot.body(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from agentic_trio.telemetry.observer import Observer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from agentic_trio.store.contract import Store
     from agentic_trio.upstream.client import Upstream
     from agentic_trio.wire.ids import MintId
+    from agentic_trio.wire.sealing import Seal, Sealing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,9 @@ class Services:
         background: how many background turns may run at once.
         mint: makes ids.
         now: Unix time in seconds.
+        clock: seconds from any beginning, for the figures of turns.
         observer: what operators see.
+        sealing: seals what clients carry; None where that can't be done.
     """
 
     config: Config
@@ -47,4 +51,10 @@ class Services:
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
+    clock: Callable[[], float] = perf_counter
     observer: Observer = field(default_factory=Observer)
+    sealing: Sealing | None = None
+
+    def seal_of(self, owner: str) -> Seal | None:
+        """What seals and opens an owner's values; None where that can't be done."""
+        return None if self.sealing is None else self.sealing.of(owner)

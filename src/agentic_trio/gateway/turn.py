@@ -6,7 +6,6 @@ import logging
 from contextlib import AsyncExitStack
 from enum import Enum
 from functools import partial
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -86,13 +85,20 @@ class Turn:
     ) -> None:
         self.call = call
         self.figures = Figures(
-            request_id=context.request_id, owner=context.owner, route=context.route, began=perf_counter()
+            request_id=context.request_id,
+            owner=context.owner,
+            route=context.route,
+            began=services.clock(),
+            clock=services.clock,
         )
         self.recording = Recording(call, self.figures, services, key=key)
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
-        self._response = Accumulator(snapshot, services.mint, services.now)
+        self._seal = services.seal_of(context.owner)
+        self._response = Accumulator(
+            snapshot, services.mint, services.now, self._seal if call.seals else None
+        )
         self._context = context
         self._services = services
         self._ticket = ticket
@@ -194,7 +200,7 @@ class Turn:
             with self._scope, StateErrors():
                 await self._take_conversation(owned)
                 self.recording.context = await rehydrate(self.call, self.owner, self._services, self._ticket)
-                self.figures.history = perf_counter()
+                self.figures.history = self.figures.clock()
                 await self._take_turn()
             if self._scope.cancelled_caught:
                 self._cancelled(self._reason())
@@ -228,7 +234,7 @@ class Turn:
         config = self._services.config
         self._scope.deadline = trio.current_time() + config.turn_timeout
         self._progress = Call.MADE
-        self.figures.called = perf_counter()
+        self.figures.called = self.figures.clock()
         retries = Retries(
             self.recording.context.items(), retries=config.upstream_retries, truncates=self.call.truncates
         )
@@ -236,7 +242,7 @@ class Turn:
             try:
                 async with self._ask(retries.items) as answer:
                     self._progress = Call.ACCEPTED
-                    self.figures.head = perf_counter()
+                    self.figures.head = self.figures.clock()
                     await self._follow(answer)
                     return
             except UpstreamError as error:
@@ -248,7 +254,9 @@ class Turn:
     def _ask(self, items: Sequence[bytes]) -> AbstractAsyncContextManager[Answer]:
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
-            self.call.upstream_body(items, stream=self.call.stream), self._context, self._announce
+            self.call.upstream_body(items, stream=self.call.stream, seal=self._seal),
+            self._context,
+            self._announce,
         )
 
     async def _announce(self) -> None:
@@ -272,7 +280,7 @@ class Turn:
         else:
             body = await answer.body()
             self._ticket.charge(len(body))
-            self.figures.answered = perf_counter()
+            self.figures.answered = self.figures.clock()
             self._response.receive_json(body)
 
     async def _follow_stream(self, answer: Answer) -> None:
@@ -281,11 +289,11 @@ class Turn:
                 if self._response.ended:
                     continue
                 if not self.figures.first:
-                    self.figures.first = perf_counter()
+                    self.figures.first = self.figures.clock()
                 self._ticket.charge(len(chunk))
                 self._log(self._response.receive(chunk))
                 if self._response.ended:
-                    self.figures.answered = perf_counter()
+                    self.figures.answered = self.figures.clock()
                     lingering.deadline = trio.current_time() + LINGER
         self._log(self._response.end_of_stream())
 

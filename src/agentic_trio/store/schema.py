@@ -138,6 +138,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "ALTER TABLE response ADD COLUMN output_tokens INTEGER",
         "ALTER TABLE response ADD COLUMN cached_tokens INTEGER",
         "ALTER TABLE response ADD COLUMN retries INTEGER",
+        "CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",
+        """
+        CREATE INDEX entry_compaction ON entry (key)
+            WHERE issued = 1 AND item GLOB 'cmp_*'
+        """,
         "PRAGMA user_version = 3",
     ),
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -17,7 +17,7 @@ _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 class Figures(msgspec.Struct, gc=False):
     """The figures of one turn.
 
-    A moment is in seconds of ``time.perf_counter``, and 0 until it comes. Nothing here is text of a client
+    A moment is in seconds of ``clock``, and 0 until it comes. Nothing here is text of a client
     or a model, but for the model's name.
 
     Attributes:
@@ -40,6 +40,7 @@ class Figures(msgspec.Struct, gc=False):
         code: the error's code; empty without an error.
         input_tokens, output_tokens, cached_tokens: as the model server counts them.
         retries: how many calls of the model server came after the first.
+        clock: tells the time; another one than ``perf_counter`` in a simulation.
     """
 
     response_id: str = ""
@@ -62,10 +63,11 @@ class Figures(msgspec.Struct, gc=False):
     output_tokens: int = 0
     cached_tokens: int = 0
     retries: int = 0
+    clock: Callable[[], float] = perf_counter
 
     def end(self, ending: str, code: object, usage: Mapping[str, Any] | None) -> None:
         """Note how the turn ended. It is about to be recorded."""
-        self.ended = perf_counter()
+        self.ended = self.clock()
         if self.called and not self.answered:
             self.answered = self.ended
         self.ending = ending
@@ -139,7 +141,7 @@ def stored(figures: Figures) -> dict[str, str | int | None]:
         "first_event_us": _us(figures.first - began) if figures.first else None,
         "upstream_us": _us(figures.upstream) if figures.called else None,
         "total_us": _us(figures.ended - began),
-        "commit_us": _us(perf_counter() - figures.ended),
+        "commit_us": _us(figures.clock() - figures.ended),
         "input_tokens": figures.input_tokens if usage else None,
         "output_tokens": figures.output_tokens if usage else None,
         "cached_tokens": figures.cached_tokens if usage else None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from agentic_trio.telemetry.lines import line_of_turn
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ class Observer:
 
     async def run(self) -> None:
         """Write what there is to tell, as it comes. Cancellation: what is left is written if it can be."""
-        if self.log is not None:
+        if self.log is None:
+            await trio.sleep_forever()
+        else:
             await self.log.run()
 
     def turn(self, figures: Figures) -> None:

@@ -85,7 +85,7 @@ def open_log(format: Format, level: Level, descriptor: int | None = None) -> Req
         record = {"name": __name__, "levelname": "WARNING", "msg": words, **event("dropped", lines=count)}
         return rendered.format(logging.makeLogRecord(record)).encode() + b"\n"
 
-    writer = LineWriter(sys.stderr.fileno() if descriptor is None else descriptor, dropped)
+    writer = LineWriter(_standard_error() if descriptor is None else descriptor, dropped)
     root, least = logging.getLogger(), logging.getLevelNamesMapping()[level.upper()]
     held = [each for each in root.handlers if isinstance(each, _Held)]
     if len(root.handlers) == len(held):
@@ -99,6 +99,14 @@ def open_log(format: Format, level: Level, descriptor: int | None = None) -> Req
             _replay(each)
     encode = json_lines() if format == "json" else text_lines()
     return RequestLog(writer, encode if least <= logging.INFO else None)
+
+
+def _standard_error() -> int:
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError):
+        # There is none, or another object stands for it.
+        return 2
 
 
 def _formatter(format: Format) -> logging.Formatter:

@@ -36,6 +36,8 @@ from agentic_trio.wire.responses import Snapshot, reported_members, with_output
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from agentic_trio.wire.sealing import Seal
+
 
 ENDINGS = {
     ("response.completed", "incomplete"): "incomplete",
@@ -73,19 +75,28 @@ OUR_UPSTREAM_CODES = frozenset({"upstream_error", "upstream_timeout", "upstream_
 class Accumulator:
     """Follows one upstream answer, streamed or whole. Sans-io.
 
+    Args:
+        snapshot: the Response object at the start.
+        mint: makes the ids of items.
+        now: Unix time in seconds.
+        seal: seals the reasoning of a client that asks for that.
+
     Attributes:
         snapshot: the Response object, without its output.
         items: the output items, in order.
         ended: whether the upstream has said how the response ended.
     """
 
-    def __init__(self, snapshot: Snapshot, mint: MintId, now: Callable[[], float]) -> None:
+    def __init__(
+        self, snapshot: Snapshot, mint: MintId, now: Callable[[], float], seal: Seal | None = None
+    ) -> None:
         self.snapshot = snapshot
         self.ended = False
         self._mint = mint
         self._now = now
         self._decoder = sse.Decoder()
-        self._output = OutputEvents(mint, MAX_OUTPUT_BYTES)
+        self._seal = seal
+        self._output = OutputEvents(mint, MAX_OUTPUT_BYTES, seal)
         self.items = self._output.items
         self._error: GatewayError | None = None
 
@@ -131,7 +142,7 @@ class Accumulator:
                 final, cut = final_form(upstream_item, id, whole=whole)
                 item = OutputItem(len(self.items), id, final, None)
                 item.cut = cut
-                item.finish(final)
+                item.finish(final, self._seal)
                 self.items.append(item)
         self._conclude("response.completed", answer)
 

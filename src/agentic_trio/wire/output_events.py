@@ -44,6 +44,8 @@ from agentic_trio.wire.output_lookup import FinalLookup, ItemLookup
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from agentic_trio.wire.sealing import Seal
+
 DELTA_COST = 64
 """What a delta costs in memory beside its text, in bytes."""
 
@@ -64,11 +66,12 @@ class OutputEvents:
         left: how many bytes of output may still be kept; less than 0 when there were more.
     """
 
-    def __init__(self, mint: MintId, limit: int) -> None:
+    def __init__(self, mint: MintId, limit: int, seal: Seal | None = None) -> None:
         self.items: list[OutputItem] = []
         self.sequence = 0
         self.left = limit
         self._mint = mint
+        self._seal = seal
         self._lookup = ItemLookup()
         self._parts = 0
         self._last: tuple[tuple[object, ...], Text | None] = ((), None)
@@ -359,7 +362,7 @@ class OutputEvents:
         own = item.own
         if own is not None and not own.complete and isinstance(final.get(own.family.member), str):
             self._complete(own, final[own.family.member], {})
-        item.finish(final)
+        item.finish(final, self._seal)
         # Spliced from the item's own bytes, which the terminal event and the store repeat.
         done = b'{"type":"response.output_item.done","sequence_number":%d,"output_index":%d,"item":%b}'
         data = done % (self.next_number(), item.index, item.data)
