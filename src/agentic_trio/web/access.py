@@ -31,13 +31,13 @@ def line_of(request: RequestScope) -> Line:
     line = Line(
         "request",
         time(),
-        request.context.request_id,
+        request.request_id,
         method if method in _METHODS else "?",
         request.route or "?",
         request.status,
         "whole" if request.whole else "cut",
         client=client[0] if client else "",
-        owner=plain_owner(request.context.owner),
+        owner=plain_owner(request.owner),
         response_id=request.response_id,
         total_ms=round((perf_counter() - request.arrived) * 1e3, 3),
     )
