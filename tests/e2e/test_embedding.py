@@ -250,6 +250,15 @@ async def test_each_route_of_conversations_has_a_method(gateway: Gateway) -> Non
         await gateway.get_conversation(id)
 
 
+async def test_what_to_include_is_one_of_openai_s(gateway: Gateway) -> None:
+    response = await gateway.create_response(ASK)
+    included = await gateway.get_response(response["id"], include=["reasoning.encrypted_content"])
+    assert included["id"] == response["id"]
+    with pytest.raises(InvalidRequest) as refused:
+        await gateway.get_response(response["id"], include=["another"])
+    assert refused.value.param == "include[0]"
+
+
 @pytest.mark.parametrize("page", [{"limit": 0}, {"limit": 101}, {"order": "up"}, {"after": "x" * 300}])
 async def test_a_page_is_bounded_as_over_http(gateway: Gateway, page: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as refused:

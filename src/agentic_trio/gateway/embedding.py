@@ -23,6 +23,7 @@ from agentic_trio.gateway.items import page_query
 from agentic_trio.gateway.turn import turn_timeout
 from agentic_trio.wire import checks
 from agentic_trio.wire.dialect import decode_object, refusal
+from agentic_trio.wire.sealed_items import INCLUDED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -55,6 +56,7 @@ OWN = CallContext()
 """A call of the program's own."""
 
 _key_length = checks.string(256)
+_includable = checks.one_of(*checks.INCLUDABLE)
 
 
 class Embedding:
@@ -189,10 +191,21 @@ class Embedding:
         self._check_open()
         return ResponseEvents(partial(self.responses.stream, context.owner, id), after)
 
-    async def get_response(self, id: str, *, context: CallContext = OWN) -> Response:
-        """Read a response, stored or under way: ``GET /v1/responses/{id}``."""
+    async def get_response(
+        self, id: str, *, include: Sequence[str] = (), context: CallContext = OWN
+    ) -> Response:
+        """Read a response, stored or under way: ``GET /v1/responses/{id}``.
+
+        Args:
+            id: the response's.
+            include: ``reasoning.encrypted_content`` seals its reasoning, for a client that carries it.
+            context: for whom.
+        """
         self._check_open()
-        return cast("Response", decode_object(await self.responses.read(context.owner, id)))
+        for index, name in enumerate(include):
+            _includable(name, f"include[{index}]")
+        found = await self.responses.read(context.owner, id, sealed=INCLUDED in include)
+        return cast("Response", decode_object(found))
 
     async def cancel_response(self, id: str, *, context: CallContext = OWN) -> Response:
         """End a background response and return how it ended: ``POST /v1/responses/{id}/cancel``.
