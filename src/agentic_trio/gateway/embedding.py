@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         Response,
         ResponseList,
     )
-    from agentic_trio.upstream.client import Upstream
+    from agentic_trio.upstream.servers import ModelServers
 
 OWN = CallContext()
 """A call of the program's own."""
@@ -68,7 +68,7 @@ class Embedding:
     """
 
     config: Config
-    upstream: Upstream
+    upstream: ModelServers
     admission: Admission
     turns: Registry
     keys: Locks
