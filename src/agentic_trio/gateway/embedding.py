@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 import trio
 
-from agentic_trio.context import CallContext, RequestContext, bearer
+from agentic_trio.context import CallContext, Identity, RequestContext, bearer
 from agentic_trio.errors import NotFound
 from agentic_trio.gateway.admission import Ticket
 from agentic_trio.gateway.following import OpenResponse, ResponseEvents
@@ -381,7 +381,9 @@ class Embedding:
 
     def _request_context(self, context: CallContext) -> RequestContext:
         return RequestContext(
-            authorization=bearer(context.key or self.config.openai_api_key), owner=context.owner
+            authorization=bearer(context.key or self.config.openai_api_key),
+            owner=context.owner,
+            identity=Identity(owner=context.owner),
         )
 
     def _check_open(self) -> None:
