@@ -15,8 +15,8 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "minting", "settings"),
-    ("net", "http1", "wire"),
+    ("config", "context", "errors", "minting", "settings", "types"),
+    ("net", "http1", "wire", "telemetry"),
     ("store", "upstream", "tools"),
     ("auth",),
     ("gateway",),
@@ -29,17 +29,8 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 PACKAGES = (
-    "net",
-    "http1",
-    "wire",
-    "store",
-    "upstream",
-    "tools",
-    "auth",
-    "gateway",
-    "web",
-    "server",
-    "cli",
+    *("net", "http1", "wire", "telemetry"),
+    *("store", "upstream", "tools", "auth", "gateway", "web", "server", "cli"),
 )
 """Each knows nothing of its neighbours in the same layer."""
 
@@ -75,6 +66,9 @@ OWNERS = {
     "httpx2": ("tools",),
     "httpcore2": ("tools",),
     "jsonschema": ("tools",),
+    "structlog": ("telemetry",),
+    "prometheus_client": ("telemetry",),
+    "opentelemetry": ("telemetry",),
     "cryptography": ("wire.sealing",),
 }
 """Library -> the only modules that may name it."""

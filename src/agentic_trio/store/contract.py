@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from agentic_trio.telemetry.figures import Figures, StoredFigures
+
 Order = Literal["asc", "desc"]
 
 ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
@@ -150,6 +152,7 @@ class Announcement:
             have in common with it, such as the credentials. None if it can't be repeated.
         output: what the turn has made so far, as it is to be found if the process dies: calls of tools that
             are under way have been interrupted there.
+        figures: what the turn knows of itself by now.
     """
 
     owner: str
@@ -164,6 +167,7 @@ class Announcement:
     fingerprint: bytes | None = None
     key: bytes | None = None
     output: Sequence[Item] = ()
+    figures: Figures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ class Ending:
         fingerprint: as it was announced.
         key: as it was announced.
         events: the whole stream, one element an event, if it may be read again.
+        figures: what the turn knows of itself. Without it the figures stay as they were announced.
     """
 
     owner: str
@@ -194,6 +199,7 @@ class Ending:
     fingerprint: bytes | None = None
     key: bytes | None = None
     events: Sequence[bytes] = ()
+    figures: Figures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +323,9 @@ class Store(Protocol):
         A key belongs to the first response that is recorded with it, until that response is withdrawn or
         deleted.
         """
+
+    async def figures(self, owner: str, id: str) -> StoredFigures:
+        """Read what a turn knew of itself. Before it has ended only its request is known. Raises Missing."""
 
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
         """Read the stream of a turn that has ended, one element an event; empty if it isn't kept.
