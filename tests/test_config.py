@@ -31,8 +31,23 @@ POSITIVE = (
     "max_background",
     "erase_after",
     "keep_alive_interval",
+    "mcp_list_timeout",
+    "mcp_call_timeout",
+    "max_mcp_tools",
+    "max_mcp_list_bytes",
+    "max_mcp_answer_bytes",
+    "max_tool_result_bytes",
+    "max_turn_results_bytes",
+    "max_parallel_calls",
+    "max_tool_rounds",
 )
-NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")
+NOT_NEGATIVE = (
+    "mcp_list_age",
+    "graceful_timeout",
+    "conversation_wait",
+    "replay_retention",
+    "upstream_retries",
+)
 
 
 def refused(**values: Any) -> str:
@@ -88,15 +103,29 @@ def test_a_model_server_must_be_a_plain_url(base: str) -> None:
         "sqlite://",
         "here.db",
         "sqlite:here.db",
-        f"postgresql://me:{SECRET}@host/db",
+        f"mysql://me:{SECRET}@host/db",
+        f"postgresql://me:{SECRET}@host/db#fragment",
+        f"postgresql://me:{SECRET}@ho st/db",
+        f"postgres://me:{SECRET}@host/db\n",
         "sqlite:///x.db?mode=rwc",
         "sqlite://x.db#here",
         "sqlite://x\x00.db",
         "sqlite://x.db\n",
     ],
 )
-def test_a_database_must_be_a_sqlite_url_with_a_path(url: str) -> None:
+def test_a_database_must_be_a_sqlite_url_with_a_path_or_one_of_postgresql(url: str) -> None:
     assert "db_url" in refused(db_url=url)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_database_s_password_is_shown_nowhere(scheme: str) -> None:
+    config = Config(db_url=f"{scheme}://me:{SECRET}@host:5432/name?sslmode=require")
+    assert config.in_postgresql
+    assert SECRET not in repr(config)
+    for needs_a_file in ("database_path", "keys_path"):
+        with pytest.raises(ConfigError) as caught:
+            getattr(config, needs_a_file)
+        assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["", "a..b", "x" * 64, "a\nb", "a\x00"])
@@ -266,9 +295,20 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "on_disconnect": ("finish", "finish"),
     "strict_parameters": ("true", True),
     "list_endpoints": ("1", True),
+    "log_format": ("json", "json"),
+    "log_level": ("debug", "debug"),
+    "log_probes": ("true", True),
+    "log_requests": ("false", False),
     "bridge_silence": ("false", False),
     "host": ("::1", "::1"),
+    "auth": ("keys, oidc", ("keys", "oidc")),
+    "open": ("true", True),
+    "keys_file": ("some.keys", "some.keys"),
     "openai_api_key": ("null", "null"),
+    "mcp_servers": ("a=http://host/mcp\nb=https://x", ("a=http://host/mcp", "b=https://x")),
+    "mcp_tokens": ("a=secret,b:x-key=other=", ("a=secret", "b:x-key=other=")),
+    "mcp_allow_hosts": ("host.example, [::1]:80,public", ("host.example", "[::1]:80", "public")),
+    "web_search_server": ("search/find", "search/find"),
     "seal_keys_file": ("/run/keys", "/run/keys"),
 }
 """Field -> a text and its value. All others are numbers."""
@@ -281,7 +321,7 @@ def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
     assert type(getattr(config, name)) is type(
-        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys"), name)
+        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys", keys_file="keys"), name)
     )
     assert config.source_of(name) == Source("variable", variable)
 

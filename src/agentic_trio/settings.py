@@ -115,7 +115,7 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default as help says it."""
-        if self.default in (None, ()):
+        if self.default in (None, (), ""):
             return "none by default"
         if isinstance(self.default, bool):
             return "on by default" if self.default else "off by default"
@@ -170,6 +170,8 @@ class Setting:
             kind = "a number"
         else:
             kind = "true or false" if self.type is bool else "a list of texts"
+        if self.secret:
+            return f"must be {kind}, not {type(value).__name__}"
         return f"must be {kind}, not {value!r}"
 
     def _out_of_bounds(self, value: Any) -> str | None:
@@ -197,13 +199,17 @@ def setting(
     unit: str = "",
     repeatable: bool = False,
     secret: bool = False,
+    hidden: bool = False,
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
     parse: Callable[[str], T] | None = None,
     check: Callable[[T], str | None] | None = None,
 ) -> T:
-    """A dataclass's field that is a setting. :class:`Setting` says what the arguments mean."""
+    """A dataclass's field that is a setting. :class:`Setting` says what the arguments mean.
+
+    What is ``hidden`` is not in the repr of a configuration, since it may hold a password.
+    """
     declared = Setting(
         default=default,
         flag=flag,
@@ -221,7 +227,7 @@ def setting(
         check=check,
     )
     # Typed as the value, as dataclasses.field() is, so that the field's annotation is checked.
-    return field(default=default, repr=not secret, metadata={_METADATA: declared})
+    return field(default=default, repr=not (secret or hidden), metadata={_METADATA: declared})
 
 
 def settings_of(declaring: type) -> dict[str, Setting]:

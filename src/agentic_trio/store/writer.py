@@ -64,7 +64,8 @@ class Writer(GroupCommit):
         Cancellation: waits for it.
         """
         try:
-            return await self._run_sync(lambda: _outside(self._connection, work), limiter=self._limiter)
+            with translated():
+                return await self._run_sync(lambda: work(self._connection), limiter=self._limiter)
         except StoreError as error:
             self.outage.failed(error)
             raise
@@ -73,11 +74,6 @@ class Writer(GroupCommit):
         _commit(self._connection, batch)
         # Not before the commit: the file could be removed in between.
         self._check()
-
-
-def _outside(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    with translated():
-        return work(connection)
 
 
 def _commit(connection: sqlite3.Connection, batch: list[Unit]) -> None:

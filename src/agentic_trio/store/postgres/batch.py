@@ -25,8 +25,10 @@ from agentic_trio.store.contract import (
     StoreError,
 )
 from agentic_trio.store.postgres.database import raw, text
-from agentic_trio.store.responses import dump_items
+from agentic_trio.store.postgres.tables import FIGURE_NAMES, FIGURES
+from agentic_trio.store.responses import dump_items, dump_made
 from agentic_trio.store.threads import CHAIN, CONVERSATION, checked, dump_calls
+from agentic_trio.telemetry.figures import stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,6 +68,7 @@ class Facts:
     conversations: dict[Name, int]
     ended: set[Name]
     keys: dict[Name, bytes]
+    figures: dict[Name, tuple[Any, ...]]
 
 
 @dataclass(slots=True)
@@ -98,6 +101,10 @@ _ENDED = """
     SELECT owner, id FROM response
     WHERE (owner, id) IN (SELECT * FROM unnest(%(owners)s::bytea[], %(ids)s::bytea[]))
 """
+_FIGURES = f"""
+    SELECT owner, id, {", ".join(FIGURE_NAMES)} FROM announced
+    WHERE (owner, id) IN (SELECT * FROM unnest(%(owners)s::bytea[], %(ids)s::bytea[]))
+"""
 _KEYS = """
     SELECT owner, key, response FROM idempotency
     WHERE (owner, key) IN (SELECT * FROM unnest(%(owners)s::bytea[], %(ids)s::bytea[]))
@@ -113,12 +120,16 @@ def look_up(db: Database, turns: Sequence[Turn]) -> Facts:
     threads = db.execute(_THREADS, {"ids": bases}) if bases else None
     keyed = {"owners": [owner for owner, _ in given], "ids": [key for _, key in given]}
     keys = db.execute(_KEYS, keyed) if given else None
+    # An ending without figures leaves those of its announcement.
+    without = [(turn.owner, turn.id) for turn in turns if isinstance(turn, Ending) and turn.figures is None]
+    figures = db.execute(_FIGURES, _columns(without)) if without else None
     ended = db.execute(_ENDED, _columns((turn.owner, turn.id) for turn in turns))
     return Facts(
         ended={(owner, id) for owner, id in ended.fetchall()},
         conversations={(owner, id): thread for owner, id, thread in _rows(talks)},
         threads={id: _Thread(*rest) for id, *rest in _rows(threads)},
         keys={(owner, key): response for owner, key, response in _rows(keys)},
+        figures={(owner, id): tuple(rest) for owner, id, *rest in _rows(figures)},
     )
 
 
@@ -149,8 +160,16 @@ def announce(facts: Facts, writes: Writes, turn: Announcement) -> None:
     if base is not None:
         _revive(facts, writes, base.thread)
     place = (base.thread, base.position) if base else (None, None)
-    pending = dump_items(turn.input)
-    writes.announced[name] = (*name, *place, conversation, pending, *_described(turn), turn.key)
+    begun = (dump_items(turn.input), dump_made(turn.output))
+    writes.announced[name] = (
+        *name,
+        *place,
+        conversation,
+        *begun,
+        *_described(turn),
+        turn.key,
+        *_figures(turn),
+    )
 
 
 def end(facts: Facts, writes: Writes, turn: Ending) -> None:
@@ -175,8 +194,9 @@ def end(facts: Facts, writes: Writes, turn: Ending) -> None:
         key = turn.key
         _claim_key(facts, writes, turn, name)
     first = head.position - len(turn.output) + 1
+    figures = _figures(turn) if turn.figures is not None else facts.figures.get(name, _figures(turn))
     places = (head.thread, first - len(turn.input) - 1, first, head.position, conversation)
-    writes.responses.append((*name, *places, *_described(turn), key))
+    writes.responses.append((*name, *places, *_described(turn), key, *figures))
     if turn.events:
         data = zlib.compress(b"".join(turn.events), 1)
         writes.events.append((*name, turn.created_at, data))
@@ -268,6 +288,12 @@ def _described(turn: Turn) -> tuple[Any, ...]:
     )
 
 
+def _figures(turn: Turn) -> tuple[Any, ...]:
+    known: dict[str, Any] = {} if turn.figures is None else stored(turn.figures)
+    found = (known.get(name) for name in FIGURE_NAMES)
+    return tuple(raw(value) if isinstance(value, str) else value for value in found)
+
+
 def pairs_of(metadata: Any) -> list[bytes]:
     """Each pair of an object as one value, in which key and value can't run into each other."""
     if not isinstance(metadata, dict):
@@ -293,11 +319,12 @@ def _insert(table: str, columns: str, *, then: str = "") -> tuple[str, int]:
 
 
 _COMMON = (
-    "status text, created_at bigint, open bytea, body bytea, model bytea, metadata bytea[],"
-    " fingerprint bytea, idempotency_key bytea"
+    "status text, created_at bigint, open bytea, body bytea, listed_model bytea, metadata bytea[],"
+    f" fingerprint bytea, idempotency_key bytea, {' '.join(FIGURES.split())}"
 )
 _ANNOUNCING = (
-    "owner bytea, id bytea, thread bigint, base integer, conversation bigint, pending bytea, " + _COMMON
+    "owner bytea, id bytea, thread bigint, base integer, conversation bigint, pending bytea,"
+    " made bytea, " + _COMMON
 )
 _REPLACED = ", ".join(field.split()[0] for field in _ANNOUNCING.split(", ")[2:])
 _REPLACING = ", ".join(f"excluded.{name}" for name in _REPLACED.split(", "))

@@ -52,8 +52,8 @@ _TIDY = "DELETE FROM batch WHERE id = %(id)s"
 class Replaced(DatabaseDown):
     """Another gateway has taken the database over: nothing may be written by this one."""
 
-    def __init__(self) -> None:
-        super().__init__("another gateway has taken the database over")
+    def __init__(self, reason: str = "another gateway has taken the database over") -> None:
+        super().__init__(reason)
 
 
 class Committer:
@@ -145,7 +145,8 @@ class Committer:
     def _send_commit(self, db: Database) -> None:
         # From here on it may be committed, whatever becomes of the connection.
         self._doubtful = True
-        db.commit()
+        # Not commit(), which would wait here: in a pipeline it goes out with the statements before it.
+        db.execute("COMMIT")
 
     def _connected(self) -> Database:
         if self._connection is None or is_lost(self._connection):

@@ -10,7 +10,7 @@ from agentic_trio.store.contract import Conversation, Item, ItemAlreadyInConvers
 from agentic_trio.store.postgres import batch, removal
 from agentic_trio.store.postgres.database import raw
 from agentic_trio.store.postgres.rows import new_thread
-from agentic_trio.store.postgres.views import locate, page_of_view, view
+from agentic_trio.store.postgres.views import NAMED, locate, page_of_view, view
 from agentic_trio.store.threads import CONVERSATION, checked, dump_calls, load_calls
 
 if TYPE_CHECKING:
@@ -144,9 +144,9 @@ def _move(db: Database, thread: int, head: int) -> None:
     db.execute("UPDATE thread SET head = %(head)s WHERE id = %(thread)s", {"head": head, "thread": thread})
 
 
-_DROP = """
+_DROP = f"""
     UPDATE entry SET dropped = %(dropped)s
-    WHERE item = %(item)s AND thread = %(thread)s AND position <= %(head)s AND dropped IS NULL
+    WHERE {NAMED} AND thread = %(thread)s AND position <= %(head)s AND dropped IS NULL
     RETURNING position, data
 """
 

@@ -41,15 +41,30 @@ class _BinaryCursor(psycopg.Cursor[tuple[Any, ...]]):
         self.format = pq.Format.BINARY
 
 
+class Unusable(Exception):
+    """The database can't be used. One line without names, which a path or a password might be."""
+
+
 def connect(url: str, *, read_only: bool = False) -> Database:
-    """Open a connection. Raises psycopg.Error."""
-    given = psycopg.conninfo.conninfo_to_dict(url)
+    """Open a connection.
+
+    Raises:
+        Unusable: the URL makes no sense.
+        psycopg.Error: the server can't be reached, or refuses.
+    """
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # What the library says of a URL repeats it, password and all.
+        raise Unusable("its URL can't be read, or has a parameter that there isn't") from None
     connection = psycopg.Connection.connect(
         url,
         cursor_factory=_BinaryCursor,
         **{name: value for name, value in _KEEPING_ALIVE.items() if name not in given},  # type: ignore[arg-type]
     )
     if read_only:
+        # A read of one statement needs no transaction, which would cost two more round trips.
+        connection.autocommit = True
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
     return connection

@@ -16,8 +16,7 @@ import psycopg
 import trio
 
 from agentic_trio.store.group_commit import run_in_thread
-from agentic_trio.store.postgres.database import connect, is_lost, translated
-from agentic_trio.store.postgres.tables import Unusable
+from agentic_trio.store.postgres.database import Unusable, connect, is_lost, translated
 
 if TYPE_CHECKING:
     from agentic_trio.store.postgres.database import Database
@@ -26,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 BEAT = 1.0
 """Seconds between two beats."""
+
+LOOK = 0.25
+"""Seconds between two looks at another's counter."""
 
 DEAD_AFTER = 5.0
 """Seconds without a beat after which a holder is dead."""
@@ -65,7 +67,7 @@ def take(db: Database, holder: bytes) -> None:
                 db.commit()
                 return
             raise Unusable("it is in use by another gateway")
-        time.sleep(BEAT / 2)
+        time.sleep(LOOK)
 
 
 async def hold(url: str, holder: bytes) -> None:

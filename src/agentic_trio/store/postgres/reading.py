@@ -29,7 +29,7 @@ READ_TIMEOUT = 15.0
 
 
 class Readers:
-    """Each read is one hop, in a transaction that sees one snapshot of the database."""
+    """Each read is one hop."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -60,6 +60,17 @@ class Readers:
         self._outage.worked()
         return result
 
+    async def read_at_once(
+        self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As ``read``, for work of several statements: they see the database as of one moment."""
+
+        def in_transaction(db: Database) -> T:
+            with db.transaction():
+                return work(db, *args, **kwargs)
+
+        return await self.read(in_transaction)
+
     def _read(self, work: Callable[[Database], T]) -> T:
         try:
             while self._idle:
@@ -80,11 +91,7 @@ class Readers:
             raise StoreError("the store is closed")
         self._busy[db] = began = time.monotonic()
         try:
-            try:
-                return work(db)
-            finally:
-                if not is_lost(db):
-                    db.rollback()
+            return work(db)
         except (psycopg.OperationalError, psycopg.InterfaceError):
             db.close()
             if time.monotonic() >= began + READ_TIMEOUT:

@@ -58,7 +58,8 @@ _FIND = """
     SELECT item, data FROM (
         SELECT item, data, thread.id AS thread, position, coalesce(dropped, %(never)s) AS dropped
         FROM entry JOIN thread ON thread.id = entry.thread
-        WHERE item = ANY(%(ids)s::bytea[]) AND issued AND owner = %(owner)s AND living
+        WHERE substr(item, 1, 64) = ANY(%(beginnings)s::bytea[]) AND item = ANY(%(ids)s::bytea[])
+            AND issued AND owner = %(owner)s AND living
     ) AS found
     WHERE EXISTS (
         SELECT 1 FROM response WHERE response.thread = found.thread AND last >= position AND last < dropped
@@ -77,7 +78,8 @@ _FIND = """
 def find_items(db: Database, owner: str, ids: Sequence[str]) -> dict[str, bytes]:
     """See ``Store.find_items``."""
     names = {raw(id): id for id in ids}
-    values = {"ids": list(names), "owner": raw(owner), "never": MAX_POSITION + 1}
+    beginnings = [name[:64] for name in names]
+    values = {"ids": list(names), "beginnings": beginnings, "owner": raw(owner), "never": MAX_POSITION + 1}
     # Of several with one id the oldest comes last, and stays.
     return {names[item]: data for item, data in db.execute(_FIND, values)}
 

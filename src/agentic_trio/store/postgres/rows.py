@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from agentic_trio.store.contract import Ending, Missing, NotEnded, Place, StoredResponse
+from agentic_trio.store.contract import ApprovalSpent, Ending, Missing, NotEnded, Place, StoredResponse
 from agentic_trio.store.paging import page_of_list
 from agentic_trio.store.postgres import batch, removal
 from agentic_trio.store.postgres.database import raw, text
+from agentic_trio.store.postgres.tables import FIGURE_NAMES
 from agentic_trio.store.postgres.views import page_of_view, read_items, view
-from agentic_trio.store.responses import load_items, place_of
+from agentic_trio.store.responses import load_items, load_made, place_of
 from agentic_trio.store.threads import CHAIN, load_calls
+from agentic_trio.telemetry.figures import StoredFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,23 +26,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ROW = "SELECT status, body, fingerprint FROM turn WHERE owner = %(owner)s AND id = %(id)s"
-_OUTPUT = """
-    SELECT position, data FROM response JOIN entry ON entry.thread = response.thread
-    WHERE owner = %(owner)s AND id = %(id)s AND position BETWEEN first AND last ORDER BY position
+_ROW = "SELECT 1 FROM turn WHERE owner = %(owner)s AND id = %(id)s"
+_WHOLE = """
+    SELECT status, CASE WHEN position IS NULL OR position = first THEN body END, fingerprint, position, data
+    FROM turn LEFT JOIN entry ON entry.thread = turn.thread AND position BETWEEN first AND last
+    WHERE owner = %(owner)s AND id = %(id)s ORDER BY position
 """
+"""A response with a row for each item of its output, the first of which has its body."""
 
 
 def response(db: Database, owner: str, id: str) -> StoredResponse:
     """See ``Store.response``. One round trip."""
-    values = {"owner": raw(owner), "id": raw(id)}
-    with db.pipeline():
-        asked, items = db.execute(_ROW, values), db.execute(_OUTPUT, values)
-        row, output = asked.fetchone(), items.fetchall()
-    if row is None:
+    rows = db.execute(_WHOLE, {"owner": raw(owner), "id": raw(id)}).fetchall()
+    if not rows:
         raise Missing("response", id)
-    status, body, fingerprint = row
-    return StoredResponse(id, status, body, [data for _, data in output], fingerprint)
+    status, body, fingerprint, position, _ = rows[0]
+    output = () if position is None else [row[4] for row in rows]
+    return StoredResponse(id, status, body, output, fingerprint)
 
 
 def keyed(db: Database, owner: str, key: bytes) -> StoredResponse | None:
@@ -48,6 +50,26 @@ def keyed(db: Database, owner: str, key: bytes) -> StoredResponse | None:
     statement = "SELECT response FROM idempotency WHERE owner = %(owner)s AND key = %(key)s"
     row = db.execute(statement, {"owner": raw(owner), "key": key}).fetchone()
     return None if row is None else response(db, owner, text(row[0]))
+
+
+_READ_FIGURES = f"SELECT {', '.join(FIGURE_NAMES)} FROM turn WHERE owner = %(owner)s AND id = %(id)s"
+
+
+def figures(db: Database, owner: str, id: str) -> StoredFigures:
+    """See ``Store.figures``."""
+    row = db.execute(_READ_FIGURES, {"owner": raw(owner), "id": raw(id)}).fetchone()
+    if row is None:
+        raise Missing("response", id)
+    values = (text(value) if isinstance(value, bytes) else value for value in row)
+    return msgspec.convert(dict(zip(FIGURE_NAMES, values, strict=True)), StoredFigures)
+
+
+def spend(db: Database, owner: str, approvals: Sequence[str]) -> None:
+    """See ``Store.spend``."""
+    statement = "INSERT INTO approval (owner, id) VALUES (%(owner)s, %(id)s) ON CONFLICT DO NOTHING"
+    for id in approvals:
+        if db.execute(statement, {"owner": raw(owner), "id": raw(id)}).rowcount == 0:
+            raise ApprovalSpent(id)
 
 
 def events(db: Database, owner: str, id: str) -> Sequence[bytes]:
@@ -128,6 +150,7 @@ class _Announced(NamedTuple):
     name: bytes | None
     open: bytes | None
     pending: bytes
+    made: bytes | None
     body: bytes
     fingerprint: bytes | None
     idempotency_key: bytes | None
@@ -135,7 +158,7 @@ class _Announced(NamedTuple):
 
 _ANNOUNCED = """
     SELECT announced.owner, announced.id, announced.created_at, announced.thread, base,
-        conversation.id AS name, announced.open, pending, announced.body, fingerprint, idempotency_key
+        conversation.id AS name, announced.open, pending, made, announced.body, fingerprint, idempotency_key
     FROM announced LEFT JOIN conversation ON conversation.thread = announced.conversation
 """
 _ONE = _ANNOUNCED + " WHERE announced.owner = %(owner)s AND announced.id = %(id)s"
@@ -186,7 +209,7 @@ def _failure(row: _Announced, failed: Callable[[bytes], bytes]) -> Ending:
         base=place_of(row.thread, row.base),
         conversation=None if row.name is None else text(row.name),
         input=load_items(row.pending),
-        output=(),
+        output=load_made(row.made),
         open_calls=load_calls(row.open),
         body=failed(row.body),
         fingerprint=row.fingerprint,
@@ -194,11 +217,11 @@ def _failure(row: _Announced, failed: Callable[[bytes], bytes]) -> Ending:
     )
 
 
-_MOVE = """
-    INSERT INTO response (owner, id, thread, base, first, last, conversation, status, created_at, body, model,
-        metadata, fingerprint, idempotency_key)
+_MOVE = f"""
+    INSERT INTO response (owner, id, thread, base, first, last, conversation, status, created_at, body,
+        listed_model, metadata, fingerprint, idempotency_key, {", ".join(FIGURE_NAMES)})
     SELECT owner, id, %(thread)s, %(position)s, %(position)s + 1, %(position)s, conversation, 'failed',
-        created_at, %(body)s, model, metadata, fingerprint, idempotency_key
+        created_at, %(body)s, listed_model, metadata, fingerprint, idempotency_key, {", ".join(FIGURE_NAMES)}
     FROM announced WHERE owner = %(owner)s AND id = %(id)s
 """
 

@@ -15,9 +15,9 @@ from agentic_trio.errors import ConfigError
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, DatabaseDown, StoreError
 from agentic_trio.store.group_commit import CLOSE_GRACE, GroupCommit, run_in_thread
-from agentic_trio.store.postgres import conversations, lease, listing, removal, rows, tables, views
+from agentic_trio.store.postgres import conversations, lease, owned, removal, rows, tables, views
 from agentic_trio.store.postgres.commit import Committer
-from agentic_trio.store.postgres.database import connect, raw, store_error
+from agentic_trio.store.postgres.database import Unusable, connect, raw, store_error
 from agentic_trio.store.postgres.reading import Readers
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StoredResponse,
     )
     from agentic_trio.store.postgres.database import Database
+    from agentic_trio.telemetry.figures import StoredFigures
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class PostgresStore:
         self.writer = writer
         self._committer = committer
         self._read = readers.read
+        self._read_at_once = readers.read_at_once
         self._swept = False
 
     async def _write(
@@ -76,11 +78,17 @@ class PostgresStore:
     async def withdraw(self, owner: str, response: str) -> None:
         await self._submit(lambda db: rows.withdraw(db, owner, response), durable=False)
 
+    async def spend(self, owner: str, approvals: Sequence[str]) -> None:
+        await self._write(rows.spend, owner, approvals)
+
+    async def figures(self, owner: str, id: str) -> StoredFigures:
+        return await self._read(rows.figures, owner, id)
+
     async def response(self, owner: str, id: str) -> StoredResponse:
         return await self._read(rows.response, owner, id)
 
     async def keyed(self, owner: str, key: bytes) -> StoredResponse | None:
-        return await self._read(rows.keyed, owner, key)
+        return await self._read_at_once(rows.keyed, owner, key)
 
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
         return await self._read(rows.events, owner, id)
@@ -92,7 +100,7 @@ class PostgresStore:
         await self._write(rows.delete_response, owner, id)
 
     async def response_input(self, owner: str, id: str, query: PageQuery) -> Page:
-        return await self._read(rows.response_input, owner, id, query)
+        return await self._read_at_once(rows.response_input, owner, id, query)
 
     async def create_conversation(
         self, owner: str, conversation: Conversation, items: Sequence[Item], open_calls: frozenset[str]
@@ -109,10 +117,10 @@ class PostgresStore:
         await self._write(conversations.delete, owner, id)
 
     async def conversation_items(self, owner: str, id: str, query: PageQuery) -> Page:
-        return await self._read(conversations.items, owner, id, query)
+        return await self._read_at_once(conversations.items, owner, id, query)
 
     async def conversation_item(self, owner: str, id: str, item: str) -> Item:
-        return await self._read(conversations.item, owner, id, item)
+        return await self._read_at_once(conversations.item, owner, id, item)
 
     async def add_items(
         self, owner: str, id: str, items: Sequence[Item], opened: frozenset[str], closed: frozenset[str]
@@ -128,7 +136,7 @@ class PostgresStore:
         return await self._read(removal.find_items, owner, ids)
 
     async def in_conversation(self, owner: str, id: str, ids: Sequence[str]) -> frozenset[str]:
-        return await self._read(conversations.among, owner, id, ids)
+        return await self._read_at_once(conversations.among, owner, id, ids)
 
     async def list_responses(
         self,
@@ -138,12 +146,12 @@ class PostgresStore:
         model: str | None = None,
         metadata: dict[str, str] | None = None,
     ) -> tuple[Sequence[StoredResponse], bool]:
-        return await self._read(listing.responses, owner, query, model, metadata)
+        return await self._read_at_once(owned.responses, owner, query, model, metadata)
 
     async def list_conversations(
         self, owner: str, query: PageQuery, *, metadata: dict[str, str] | None = None
     ) -> tuple[Sequence[Conversation], bool]:
-        return await self._read(listing.conversations, owner, query, metadata)
+        return await self._read_at_once(owned.conversations, owner, query, metadata)
 
     async def recover(self, end: Callable[[bytes], bytes]) -> int:
         return await self._write(rows.recover, end)
@@ -184,7 +192,7 @@ def _prepare(url: str, holder: bytes) -> None:
         with connect(url) as db:
             tables.prepare(db)
             lease.take(db, holder)
-    except tables.Unusable as error:
+    except Unusable as error:
         raise ConfigError(f"the database of db_url can't be used: {error}") from error
     except psycopg.Error as error:
         raise ConfigError(f"the database of db_url can't be used: {_told(error)}") from error

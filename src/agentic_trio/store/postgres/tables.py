@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors
 
+from agentic_trio.store.postgres.database import Unusable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,6 +26,13 @@ OLDEST_SERVER = 130000
 
 MARK = "agentic_trio"
 """The table whose presence marks a schema as ours. Its row says the version, and is locked by a migration."""
+
+FIGURES = """request_id bytea, route bytea, model bytea, code bytea, history_us bigint, head_us bigint,
+            first_event_us bigint, upstream_us bigint, total_us bigint, commit_us bigint, input_tokens bigint,
+            output_tokens bigint, cached_tokens bigint, retries bigint"""
+"""The columns of a turn's figures, as version 1 has them."""
+
+FIGURE_NAMES = tuple(column.split()[0] for column in FIGURES.split(","))
 
 MIGRATIONS: Sequence[Sequence[str]] = (
     (
@@ -58,7 +67,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             PRIMARY KEY (thread, position)
         )
         """,
-        "CREATE INDEX entry_item ON entry (item, thread, position)",
+        # An entry of an index is at most a third of a page, and a client may send an id of any length.
+        "CREATE INDEX entry_item ON entry (substr(item, 1, 64), thread, position)",
         """
         CREATE TABLE announced (
             owner bytea NOT NULL,
@@ -70,11 +80,13 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             created_at bigint NOT NULL,
             open bytea,
             pending bytea NOT NULL,
+            made bytea,
             body bytea NOT NULL,
-            model bytea,
+            listed_model bytea,
             metadata bytea[] NOT NULL,
             fingerprint bytea,
             idempotency_key bytea,
+            {figures},
             PRIMARY KEY (owner, id)
         )
         """,
@@ -92,10 +104,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             created_at bigint NOT NULL,
             open bytea,
             body bytea NOT NULL,
-            model bytea,
+            listed_model bytea,
             metadata bytea[] NOT NULL,
             fingerprint bytea,
             idempotency_key bytea,
+            {figures},
             PRIMARY KEY (owner, id)
         )
         """,
@@ -104,11 +117,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         """
         CREATE VIEW turn AS
             SELECT owner, id, thread, base, first, last, conversation, status, created_at, open,
-                NULL::bytea AS pending, body, model, metadata, fingerprint, idempotency_key
+                NULL::bytea AS pending, body, listed_model, metadata, fingerprint, {names}
             FROM response
             UNION ALL
             SELECT owner, id, thread, base, NULL, NULL, conversation, status, created_at, open,
-                pending, body, model, metadata, fingerprint, idempotency_key
+                pending, body, listed_model, metadata, fingerprint, {names}
             FROM announced
         """,
         """
@@ -150,6 +163,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         )
         """,
         "CREATE INDEX tombstone_thread ON tombstone (thread, position)",
+        "CREATE TABLE approval (owner bytea NOT NULL, id bytea NOT NULL, PRIMARY KEY (owner, id))",
         "CREATE TABLE secret (name bytea PRIMARY KEY, value bytea NOT NULL)",
         "CREATE TABLE probe (id integer PRIMARY KEY, beats bigint NOT NULL)",
         "INSERT INTO probe VALUES (1, 0)",
@@ -158,10 +172,6 @@ MIGRATIONS: Sequence[Sequence[str]] = (
 """The statements that lead from each version to the next."""
 
 VERSION = len(MIGRATIONS)
-
-
-class Unusable(Exception):
-    """The database can't be used. One line without names, which a path or a password might be."""
 
 
 def prepare(db: Database) -> None:
@@ -183,7 +193,7 @@ def prepare(db: Database) -> None:
         raise Unusable(f"it was written by a newer version (schema {version}, this one knows {VERSION})")
     for statements in MIGRATIONS[version:]:
         for statement in statements:
-            db.execute(statement)
+            db.execute(statement.format(figures=FIGURES, names=", ".join(FIGURE_NAMES)))
     db.execute(f"UPDATE {MARK} SET version = %(version)s", {"version": VERSION})
     db.commit()
 
@@ -201,7 +211,8 @@ def _make_mark(db: Database) -> None:
         db.execute(f"CREATE TABLE {MARK} (one boolean PRIMARY KEY CHECK (one), version integer NOT NULL)")
         db.execute(f"INSERT INTO {MARK} VALUES (true, 0)")
         db.commit()
-    except (errors.UniqueViolation, errors.DuplicateTable):
+    except (errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateObject, errors.InternalError):
+        # What the server says to the second of two depends on how far the first one is.
         db.rollback()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from agentic_trio.store.contract import History, HistoryTooLarge, Item, Missing, NotEnded, Place, StoreError
 from agentic_trio.store.paging import cut, is_backwards
@@ -37,75 +37,73 @@ _ITEMS = """
 _SIZE = f"SELECT coalesce(sum(octet_length(data)), 0), count(*) FROM ({_ITEMS}) AS held"
 
 _OF_PLACE = "SELECT %(thread)s::bigint, %(position)s::integer"
-_OF_RESPONSE = "SELECT thread, last FROM response WHERE owner = %(owner)s AND id = %(response)s"
-_OF_CONVERSATION = """
-    SELECT thread.id, thread.head FROM conversation JOIN thread ON thread.id = conversation.thread
-    WHERE conversation.owner = %(owner)s AND conversation.id = %(conversation)s
-"""
-
 _SEGMENTS = _WALK.format(place=_OF_PLACE) + 'SELECT thread, parent, start, "end" FROM segment'
 
-_ROWS = {
+_FOUND = {
     "response": """
-        SELECT thread, last, open, conversation FROM turn WHERE owner = %(owner)s AND id = %(response)s
+        SELECT thread, last AS position, open, conversation FROM turn
+        WHERE owner = %(owner)s AND id = %(id)s
     """,
     "conversation": """
-        SELECT thread.id, thread.head, conversation.open, conversation.thread
+        SELECT thread.id AS thread, thread.head AS position, conversation.open, thread.id AS conversation
         FROM conversation JOIN thread ON thread.id = conversation.thread
-        WHERE conversation.owner = %(owner)s AND conversation.id = %(conversation)s
+        WHERE conversation.owner = %(owner)s AND conversation.id = %(id)s
     """,
 }
-_PLACES = {"response": _OF_RESPONSE, "conversation": _OF_CONVERSATION}
 
 _WHOLE = {
-    kind: _WALK.format(place=place) + f", size AS ({_SIZE}), held AS ({_ITEMS})"
-    " SELECT held.position, held.data, size.coalesce, segments.found FROM size"
-    " CROSS JOIN (SELECT bool_or(parent IS NULL) AS found FROM segment) AS segments"
-    " LEFT JOIN held ON size.coalesce <= %(most)s"
-    for kind, place in _PLACES.items()
+    kind: _WALK.format(place="SELECT thread, position FROM place").replace(
+        "WITH RECURSIVE", f"WITH RECURSIVE place AS ({found}),"
+    )
+    + f"""
+        , size (bytes, items) AS ({_SIZE}), held AS ({_ITEMS}),
+        origin (reached) AS (SELECT coalesce(bool_or(parent IS NULL), false) FROM segment)
+        SELECT place.thread, place.position, place.open, place.conversation, origin.reached, size.bytes,
+            held.position, held.data
+        FROM place CROSS JOIN size CROSS JOIN origin LEFT JOIN held ON size.bytes <= %(most)s
+        ORDER BY held.position
+    """
+    for kind, found in _FOUND.items()
 }
-"""A history in one statement: a row without an item says how large it is, and whether it is whole."""
+"""A history in one statement, and so as of one moment. What is said of the whole of it is in each row."""
 
 
 def history(db: Database, owner: str, response: str | None, conversation: str | None) -> History:
     """See ``Store.history``. One round trip, however many forks there are."""
-    if response is None and conversation is None:
-        return History()
-    kind = "response" if conversation is None else "conversation"
-    values = {"owner": raw(owner), "response": raw(response or ""), "conversation": raw(conversation or "")}
-    with db.pipeline():
-        asked = {
-            each: db.execute(_ROWS[each], values)
-            for each, id in (("response", response), ("conversation", conversation))
-            if id is not None
-        }
-        items = db.execute(_WHOLE[kind], values | {"most": MAX_HISTORY_BYTES})
-        rows = {each: cursor.fetchone() for each, cursor in asked.items()}
-        held = items.fetchall()
-    talk = rows.get("conversation")
-    if conversation is not None and talk is None:
-        raise Missing("conversation", conversation)
+    if conversation is None:
+        return History() if response is None else _history(db, "response", owner, response)
     if response is not None:
-        _check(rows["response"], response, talk)
-    thread, position, calls, _ = rows[kind] or ()
-    return History(Place(thread, position), _texts(held), load_calls(calls))
+        _check_made_in(db, owner, response, conversation)
+    return _history(db, "conversation", owner, conversation)
 
 
-def _check(row: tuple[object, ...] | None, id: str, talk: tuple[object, ...] | None) -> None:
-    if row is None or (talk is not None and row[3] != talk[3]):
-        raise Missing("response", id)
-    if row[1] is None:
+def _history(db: Database, kind: Literal["response", "conversation"], owner: str, id: str) -> History:
+    rows = db.execute(
+        _WHOLE[kind], {"owner": raw(owner), "id": raw(id), "most": MAX_HISTORY_BYTES}
+    ).fetchall()
+    if not rows:
+        raise Missing(kind, id)
+    thread, position, calls, _, reached, size, *_ = rows[0]
+    if position is None:
         raise NotEnded(id)
-
-
-def _texts(held: Sequence[tuple[int | None, bytes | None, int, bool | None]]) -> list[bytes]:
-    if not held or not held[0][3]:
+    if not reached:
         raise StoreError("a part of this history is gone")
-    if held[0][2] > MAX_HISTORY_BYTES:
+    if size > MAX_HISTORY_BYTES:
         raise HistoryTooLarge
-    found = [(position, data) for position, data, *_ in held if position is not None and data is not None]
-    found.sort()
-    return [data for _, data in found]
+    # A left join has one row for a history without items.
+    items = [row[7] for row in rows if row[6] is not None]
+    return History(Place(thread, position), items, load_calls(calls))
+
+
+def _check_made_in(db: Database, owner: str, response: str, conversation: str) -> None:
+    talk = db.execute(_FOUND["conversation"], {"owner": raw(owner), "id": raw(conversation)}).fetchone()
+    if talk is None:
+        raise Missing("conversation", conversation)
+    made = db.execute(_FOUND["response"], {"owner": raw(owner), "id": raw(response)}).fetchone()
+    if made is None or made[3] != talk[3]:
+        raise Missing("response", response)
+    if made[1] is None:
+        raise NotEnded(response)
 
 
 def view(db: Database, place: Place) -> list[Segment]:
@@ -149,8 +147,11 @@ def read_items(
     return items
 
 
+NAMED = "substr(item, 1, 64) = substr(%(item)s::bytea, 1, 64) AND item = %(item)s::bytea"
+"""The entries of an item, by the index on the beginnings of names."""
+
 _LOCATE = {
-    last: f"SELECT {'max' if last else 'min'}(position) FROM entry WHERE item = %(item)s AND {_VISIBLE}"
+    last: f"SELECT {'max' if last else 'min'}(position) FROM entry WHERE {NAMED} AND {_VISIBLE}"
     for last in (False, True)
 }
 

@@ -22,7 +22,7 @@ _LIST = """
         AND (%(before)s::bigint IS NULL OR (created_at, id) < (%(before)s, %(before_id)s))
     ORDER BY created_at {way}, id {way} LIMIT %(limit)s
 """
-_MODEL = " AND (%(model)s::bytea IS NULL OR model = %(model)s)"
+_MODEL = " AND (%(model)s::bytea IS NULL OR listed_model = %(model)s)"
 
 
 def _lists(table: str, columns: str, model: str = "") -> dict[bool, str]:
