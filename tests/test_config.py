@@ -32,7 +32,13 @@ POSITIVE = (
     "erase_after",
     "keep_alive_interval",
 )
-NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")
+NOT_NEGATIVE = (
+    "graceful_timeout",
+    "conversation_wait",
+    "replay_retention",
+    "retention_days",
+    "upstream_retries",
+)
 
 
 def refused(**values: Any) -> str:

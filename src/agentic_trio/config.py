@@ -238,6 +238,16 @@ class Config:
         help="how long the events of an ended stream can be read again; 0 keeps none",
         more="They are read with `GET /v1/responses/{id}?stream=true`. The response itself stays.",
     )
+    retention_days: float = setting(
+        0.0,
+        "--retention-days",
+        group=STORE,
+        at_least=0,
+        unit="days",
+        help="how long responses and unused conversations are kept; 0 keeps them for ever",
+        more="A response goes that many days after it was created, a conversation after it was last used. "
+        "What a newer response or conversation has in its history stays as long as that does.",
+    )
     erase_after: float = setting(
         60.0,
         "--erase-after",

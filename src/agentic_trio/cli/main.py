@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from agentic_trio.cli.database import db
 from agentic_trio.cli.options import OnceCommand, config_option, options_of
 from agentic_trio.config import SETTINGS, Config, log_sources
 from agentic_trio.errors import ConfigError
@@ -62,30 +63,7 @@ def demo(url: str | None, model: str | None) -> None:
     trio.run(hold_conversation, url, model)
 
 
-@command_line.group()
-def db() -> None:
-    """Look after the database."""
-
-
-@db.command(cls=OnceCommand, params=[config_option(), *options_of({"db_url": SETTINGS["db_url"]})])
-@click.argument("target", type=click.Path(dir_okay=False))
-def backup(target: str, file: str | None, **flags: str | bool | None) -> None:
-    """Copy the database to TARGET, a new file, also while a gateway uses it.
-
-    A plain copy of the file would lack what is still in its log.
-    """
-    config = Config.from_command(flags, file)
-
-    from agentic_trio.store.backup import backup as copy
-
-    with click.progressbar(length=0, label="Pages", file=sys.stderr) as bar:
-
-        def show(remaining: int, total: int) -> None:
-            bar.length = total
-            bar.update(total - remaining - bar.pos)
-
-        copy(config.database_path, target, progress=show)
-    click.echo(f"{config.database_path} is copied to {target}")
+command_line.add_command(db)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

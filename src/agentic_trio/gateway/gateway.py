@@ -14,9 +14,11 @@ import trio
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.gateway.admission import Admission, Ticket
+from agentic_trio.gateway.control import open_control
 from agentic_trio.gateway.conversations import Conversations
 from agentic_trio.gateway.idempotency import KEY_WAIT, key_in_use
 from agentic_trio.gateway.locks import Locks
+from agentic_trio.gateway.maintenance import Maintenance
 from agentic_trio.gateway.registry import Registry
 from agentic_trio.gateway.responses import Responses
 from agentic_trio.gateway.services import Services
@@ -41,6 +43,8 @@ JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 PRUNE_INTERVAL = 3600.0
+
+DAY = 86_400.0
 
 PROBE_AGE = 0.1
 """Seconds for which what a probe has found is taken to be so."""
@@ -73,6 +77,7 @@ class Gateway:
         self.responses = Responses(services.store, services.unrecorded, self.turns)
         self.conversations = Conversations(
             services.store,
+            services.unrecorded,
             services.locks,
             services.mint,
             services.now,
@@ -212,7 +217,11 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             now=time.time,
         )
         async with open_gateway_over(services) as gateway:
-            yield gateway
+            maintenance = Maintenance(
+                config.database_path, store, turns=gateway.turns, unrecorded=services.unrecorded
+            )
+            async with open_control(config.database_path, maintenance.commands):
+                yield gateway
 
 
 @asynccontextmanager
@@ -221,7 +230,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
     async with open_inner_nursery() as service:
         gateway = Gateway(services, service)
         service.start_soon(services.unrecorded.run)
-        service.start_soon(prune_streams, services)
+        service.start_soon(prune_expired, services)
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
         try:
@@ -234,13 +243,21 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
             service.cancel_scope.cancel()
 
 
-async def prune_streams(services: Services) -> None:
-    """Forget, now and then, the streams of turns that ended too long ago to be read again."""
+async def prune_expired(services: Services) -> None:
+    """Forget, now and then, the streams that ended too long ago to be read again, and what is too old."""
+    config = services.config
     while True:
         # The store logs what it can't do; it is tried again.
         with suppress(StoreError):
-            await services.store.prune_events(int(services.now() - services.config.replay_retention))
+            await services.store.prune_events(int(services.now() - config.replay_retention))
+            if config.retention_days:
+                await _expire(services, int(services.now() - config.retention_days * DAY))
         await trio.sleep(PRUNE_INTERVAL)
+
+
+async def _expire(services: Services, before: int) -> None:
+    while await services.store.expire(before):
+        pass
 
 
 async def sweep_deleted(services: Services, turns: Registry) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import ConfigError
@@ -21,6 +22,9 @@ PRIVATE = 0o600
 """The mode of every file: what they hold is what users say to a model."""
 
 BESIDE = ("-wal", "-shm", ".lock")
+
+CONTROL = ".control"
+"""What the name of the control socket adds to the database's."""
 
 _PID_BYTES = 20
 
@@ -99,11 +103,26 @@ def _lock(path: str, descriptor: int, lock: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        process = os.pread(lock, _PID_BYTES, 0).strip()
-        named = f" (process {int(process)})" if process.isdigit() and descriptor == lock else ""
-        raise refuse(path, f"is in use by another gateway{named}") from None
+        process = _holder(descriptor, lock)
+        by = "another gateway" if process is None else f"process {process}, another gateway"
+        raise ConfigError(f"the database {path} is in use by {by}") from None
     except OSError as error:
         raise refuse(path, f"can't be locked: {error.strerror}") from error
+
+
+def _holder(descriptor: int, lock: int) -> int | None:
+    """The process that has locked a file, if it can be known."""
+    if descriptor == lock:
+        process = os.pread(lock, _PID_BYTES, 0).strip()
+        if process.isdigit():
+            return int(process)
+    with suppress(OSError, ValueError), open("/proc/locks", encoding="ascii") as locks:
+        inode = os.fstat(descriptor).st_ino
+        for line in locks:
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+                return int(fields[4])
+    return None
 
 
 def _make_private(name: str) -> None:

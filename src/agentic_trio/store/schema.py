@@ -123,6 +123,14 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE TABLE probe (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT",
         "PRAGMA user_version = 2",
     ),
+    (
+        # When a conversation was used last isn't known: no retention erases it before its time.
+        "ALTER TABLE conversation ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0",
+        "UPDATE conversation SET used_at = CAST(strftime('%s', 'now') AS INTEGER)",
+        "CREATE INDEX conversation_used ON conversation (used_at)",
+        "CREATE INDEX response_created ON response (created_at)",
+        "PRAGMA user_version = 3",
+    ),
 )
 """The statements that lead from each version to the next; the last of each sets the version."""
 
@@ -136,6 +144,12 @@ _LEAF = 0x0D
 def resolve(path: str) -> str:
     """The file behind a path, absolute: two names of one file must lead to one lock."""
     return path if path == MEMORY else os.path.realpath(path)
+
+
+def check_exists(path: str) -> None:
+    """Raise ConfigError if there is no database at ``path``."""
+    if not os.path.exists(resolve(path)):
+        raise refuse(path, "doesn't exist")
 
 
 def check_file(path: str) -> None:

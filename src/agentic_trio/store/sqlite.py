@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import trio
 
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.store import conversations, erasure, files, lists, recovery, responses, schema
+from agentic_trio.store import conversations, erasure, files, lists, purge, recovery, responses, schema
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.failures import store_error, translated
 from agentic_trio.store.outage import Outage
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from agentic_trio.store.contract import (
         Announcement,
         Conversation,
+        Criteria,
         Ending,
         History,
         Item,
         Page,
         PageQuery,
+        Selection,
         Store,
         StoredResponse,
     )
@@ -233,6 +235,49 @@ class SqliteStore:
             self._swept = not await self.writer.between(_remove_traces)
         return erased
 
+    async def delete_responses_of(self, owner: str, conversation: str, limit: int = purge.STEP) -> int:
+        return await self.writer.write(lambda db: purge.delete_responses_of(db, owner, conversation, limit))
+
+    async def expire(self, before: int, limit: int = purge.STEP) -> int:
+        return await self.writer.write(lambda db: purge.expire(db, before, limit))
+
+    async def select(self, criteria: Criteria, before: Selection | None = None) -> Selection:
+        return await self._read(purge.select, criteria, before)
+
+    async def purge(self, selection: Selection, progress: Callable[[int], None] = lambda rows: None) -> None:
+        await self._delete(purge.delete_conversations, selection.conversations, progress)
+        await self._delete(purge.delete_responses, selection.responses, progress)
+        # A thread's children have larger numbers than it; when they are gone, nothing forks from it.
+        for thread in sorted(selection.cuts, reverse=True):
+            await self._erase_thread(thread, selection.cuts[thread], progress)
+        self._swept = True
+
+    async def _delete(
+        self,
+        delete: Callable[[sqlite3.Connection, Sequence[int]], int],
+        keys: Sequence[int],
+        progress: Callable[[int], None],
+    ) -> None:
+        for begin in range(0, len(keys), purge.STEP):
+            progress(await self._delete_step(delete, keys[begin : begin + purge.STEP]))
+
+    async def _delete_step(
+        self, delete: Callable[[sqlite3.Connection, Sequence[int]], int], keys: Sequence[int]
+    ) -> int:
+        return await self.writer.write(lambda db: delete(db, keys))
+
+    async def _erase_thread(self, thread: int, cut: int, progress: Callable[[int], None]) -> None:
+        erased = SWEEP_LIMIT
+        while erased >= SWEEP_LIMIT:
+            erased = await self.writer.write(lambda db: purge.erase_thread(db, thread, cut, SWEEP_LIMIT))
+            progress(erased)
+
+    async def compact(self) -> bool:
+        return await self.writer.between(partial(_remove_traces, largest=math.inf))
+
+    async def size(self) -> int:
+        return await self._read(_size)
+
     async def probe(self) -> None:
         whole = self.writer.outage.failing or trio.current_time() >= self._proven + PROVEN
         await self.writer.write(_write_as_a_turn_does if whole else _touch)
@@ -251,7 +296,12 @@ def _write_as_a_turn_does(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM probe WHERE id < :row", {"row": row})
 
 
-def _remove_traces(db: sqlite3.Connection) -> bool:
+def _size(db: sqlite3.Connection) -> int:
+    pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+    return pages * schema.PAGE_SIZE
+
+
+def _remove_traces(db: sqlite3.Connection, largest: float = REWRITTEN_BYTES) -> bool:
     """Leave nothing of erased rows in the files; False if a reader still needs the log.
 
     The log holds the pages as they were. And where rows have been moved from one page to another, SQLite may
@@ -260,10 +310,24 @@ def _remove_traces(db: sqlite3.Connection) -> bool:
     """
     if db.execute("PRAGMA journal_mode").fetchone()[0] != b"wal":
         return True
-    if db.execute("PRAGMA page_count").fetchone()[0] * schema.PAGE_SIZE <= REWRITTEN_BYTES:
+    size = _size(db)
+    if size <= REWRITTEN_BYTES:
         db.execute("VACUUM")
+    elif size <= largest:
+        # Not in memory: the copy is as large as the file.
+        with _temporary_files(db):
+            db.execute("VACUUM")
     busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     return not busy
+
+
+@contextmanager
+def _temporary_files(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("PRAGMA temp_store = FILE")
+    try:
+        yield
+    finally:
+        db.execute("PRAGMA temp_store = MEMORY")
 
 
 def _nothing() -> None:
