@@ -37,6 +37,7 @@ PURE = frozenset(
     {
         "__future__",
         "collections",
+        "cryptography",
         "dataclasses",
         "difflib",
         "functools",
@@ -57,6 +58,7 @@ OWNERS = {
     "quart": ("web",),
     "quart_trio": ("web", "asgi"),
     "httptools": ("http1",),
+    "cryptography": ("wire.sealing",),
 }
 """Library -> the only modules that may name it."""
 

@@ -275,6 +275,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "bridge_silence": ("false", False),
     "host": ("::1", "::1"),
     "openai_api_key": ("null", "null"),
+    "seal_keys_file": ("/run/keys", "/run/keys"),
 }
 """Field -> a text and its value. All others are numbers."""
 
@@ -285,7 +286,9 @@ def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     variable = f"AGENTIC_TRIO_{name.upper()}"
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
-    assert type(getattr(config, name)) is type(getattr(Config(openai_api_key=SECRET), name))
+    assert type(getattr(config, name)) is type(
+        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys"), name)
+    )
     assert config.source_of(name) == Source("variable", variable)
 
 

@@ -95,6 +95,10 @@ def _check_database(url: str) -> str | None:
     return None if url.isprintable() else "has characters that can't be printed"
 
 
+def _check_path(path: str | None) -> str | None:
+    return None if path is None or path.isprintable() else "has characters that can't be printed"
+
+
 def _redacted(url: str) -> str:
     """A URL as it may be shown: without the user and password that it may hold."""
     scheme, separator, rest = url.partition("://")
@@ -228,6 +232,17 @@ class Config:
         help="the database, sqlite:// and a path",
         more="The path is relative (`sqlite://./here.db`) or absolute (`sqlite:///var/lib/there.db`). "
         "`sqlite://:memory:` keeps nothing after the end.",
+    )
+    seal_keys_file: str | None = setting(
+        None,
+        "--seal-keys-file",
+        group=STORE,
+        unit="path",
+        check=_check_path,
+        help="the keys that seal what clients carry, one a line",
+        more="The first one seals, all of them open, so that a key can be replaced. A key is 32 random bytes "
+        "in URL-safe base64. Without a file, one key is made and kept in the database. Needs the extra "
+        "`seal`.",
     )
     replay_retention: float = setting(
         86_400.0,

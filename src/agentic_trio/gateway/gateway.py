@@ -17,6 +17,7 @@ from agentic_trio.gateway.admission import Admission, Ticket
 from agentic_trio.gateway.control import open_control
 from agentic_trio.gateway.conversations import Conversations
 from agentic_trio.gateway.idempotency import KEY_WAIT, key_in_use
+from agentic_trio.gateway.keys import open_sealing
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.maintenance import Maintenance
 from agentic_trio.gateway.registry import Registry
@@ -62,6 +63,7 @@ class Gateway:
         upstream: the model server.
         admission: the bounds on requests and on the memory that they take.
         turns: those that run, and new ones.
+        seals: whether reasoning can be sealed for clients.
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
@@ -73,8 +75,9 @@ class Gateway:
         self.upstream = services.upstream
         self.admission = services.admission
         self.turns = Registry(services, service)
+        self.seals = services.sealing is not None
         self.keys = Locks(KEY_WAIT, key_in_use)
-        self.responses = Responses(services.store, services.unrecorded, self.turns)
+        self.responses = Responses(services, self.turns)
         self.conversations = Conversations(
             services.store,
             services.unrecorded,
@@ -203,6 +206,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     async with open_sqlite_store(config.database_path) as store, open_upstream(config) as upstream:
         try:
             await store.recover(crashed)
+            sealing = await open_sealing(config, store)
         except StoreError as error:
             raise ConfigError(f"store {config.database_path!r}: {error}") from error
         services = Services(
@@ -215,6 +219,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
+            sealing=sealing,
         )
         async with open_gateway_over(services) as gateway:
             maintenance = Maintenance(

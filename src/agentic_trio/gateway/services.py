@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentic_trio.store.contract import Store
     from agentic_trio.upstream.client import Upstream
     from agentic_trio.wire.ids import MintId
+    from agentic_trio.wire.sealing import Seal, Sealing
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Services:
         background: how many background turns may run at once.
         mint: makes ids.
         now: Unix time in seconds.
+        sealing: seals what clients carry; None where that can't be done.
     """
 
     config: Config
@@ -44,3 +46,8 @@ class Services:
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
+    sealing: Sealing | None = None
+
+    def seal_of(self, owner: str) -> Seal | None:
+        """What seals and opens an owner's values; None where that can't be done."""
+        return None if self.sealing is None else self.sealing.of(owner)

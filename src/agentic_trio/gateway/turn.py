@@ -86,7 +86,10 @@ class Turn:
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
-        self._response = Accumulator(snapshot, services.mint, services.now)
+        self._seal = services.seal_of(context.owner)
+        self._response = Accumulator(
+            snapshot, services.mint, services.now, self._seal if call.seals else None
+        )
         self._context = context
         self._services = services
         self._ticket = ticket
@@ -237,7 +240,9 @@ class Turn:
     def _ask(self, items: Sequence[bytes]) -> AbstractAsyncContextManager[Answer]:
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
-            self.call.upstream_body(items, stream=self.call.stream), self._context, self._announce
+            self.call.upstream_body(items, stream=self.call.stream, seal=self._seal),
+            self._context,
+            self._announce,
         )
 
     async def _announce(self) -> None:

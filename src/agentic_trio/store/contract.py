@@ -498,5 +498,8 @@ class Store(Protocol):
     async def size(self) -> int:
         """How large the database is, in bytes, with the room in it that is free."""
 
+    async def secret(self, name: str, value: bytes) -> bytes:
+        """Return the secret of this name: ``value``, which is kept from now on, if there was none."""
+
     async def probe(self) -> None:
         """Prove that the store can be written to now."""

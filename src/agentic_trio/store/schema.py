@@ -124,6 +124,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "PRAGMA user_version = 2",
     ),
     (
+        "CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",
+        """
+        CREATE INDEX entry_compaction ON entry (key)
+            WHERE issued = 1 AND item GLOB 'cmp_*'
+        """,
         # When a conversation was used last isn't known: no retention erases it before its time.
         "ALTER TABLE conversation ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0",
         "UPDATE conversation SET used_at = CAST(strftime('%s', 'now') AS INTEGER)",

@@ -24,7 +24,7 @@ def page_query(request: RequestScope) -> PageQuery:
         InvalidRequest: in the words of OpenAI's API.
     """
     arguments = request.args
-    check_include(request)
+    included(request)
     limit = integer_argument(request, "limit", 20)
     _limit(limit, "limit")
     order = arguments.get("order", "desc")
@@ -45,11 +45,12 @@ def metadata_filter(request: RequestScope) -> dict[str, str]:
     }
 
 
-def check_include(request: RequestScope) -> None:
+def included(request: RequestScope) -> list[str]:
     """The ``include``, in either spelling of a list. Raises InvalidRequest."""
-    for name in ("include", "include[]"):
-        for index, value in enumerate(request.args.getlist(name)):
-            _include(value, f"include[{index}]")
+    values = [value for name in ("include", "include[]") for value in request.args.getlist(name)]
+    for index, value in enumerate(values):
+        _include(value, f"include[{index}]")
+    return values
 
 
 def integer_argument(request: RequestScope, name: str, default: int) -> int:
