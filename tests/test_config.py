@@ -190,7 +190,7 @@ def test_a_configuration_is_frozen() -> None:
 
 @pytest.mark.parametrize("base", ["http://host:1", "http://host:1/", "http://host:1/v1", "http://host:1/v1/"])
 def test_the_path_of_a_model_server_may_end_in_v1(base: str) -> None:
-    assert Config(llm_api_base=base).upstream_origin == "http://host:1"
+    assert Config(llm_api_base=base).upstream_origins == ("http://host:1",)
 
 
 @pytest.mark.parametrize(

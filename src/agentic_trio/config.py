@@ -47,6 +47,23 @@ def parse_origins(text: str) -> tuple[str, ...]:
     return tuple(origin.rstrip("/") for origin in parse_names(text))
 
 
+def parse_bases(text: str) -> str:
+    """One URL as it is; several without the spaces around their commas."""
+    return ",".join(parse_names(text)) if "," in text else text
+
+
+def _check_bases(bases: str) -> str | None:
+    problems = [problem for base in bases.split(",") if (problem := _check_base(base))]
+    if problems:
+        return problems[0]
+    origins = _origins(bases)
+    return None if len(set(origins)) == len(origins) else "names a model server twice"
+
+
+def _origins(bases: str) -> tuple[str, ...]:
+    return tuple(base.rstrip("/").removesuffix("/v1") for base in bases.split(","))
+
+
 def _check_base(base: str) -> str | None:
     # urlsplit() drops tabs and line breaks without a word; httpx then fails on them at each request.
     if not base.isprintable() or " " in base:
@@ -124,9 +141,12 @@ class Config:
         group=MODEL_SERVER,
         aliases=("LLM_API_BASE",),
         unit="URL",
-        check=_check_base,
-        help="the model server, an http:// or https:// URL",
-        more="A trailing `/v1` makes no difference.",
+        repeatable=True,
+        parse=parse_bases,
+        check=_check_bases,
+        help="the model server, an http:// or https:// URL; several by repeating it",
+        more="A trailing `/v1` makes no difference. Several are separated by commas in a variable, and an "
+        "array in a file: [Several model servers](upstreams.md#several-model-servers).",
     )
     openai_api_key: str | None = setting(
         None,
@@ -403,9 +423,9 @@ class Config:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
 
     @property
-    def upstream_origin(self) -> str:
-        """``llm_api_base`` without a trailing ``/v1``: what a path is put behind."""
-        return self.llm_api_base.rstrip("/").removesuffix("/v1")
+    def upstream_origins(self) -> tuple[str, ...]:
+        """Each model server's URL without a trailing ``/v1``: what a path is put behind."""
+        return _origins(self.llm_api_base)
 
     @property
     def database_path(self) -> str:

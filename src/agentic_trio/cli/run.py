@@ -108,10 +108,10 @@ async def _serve(config: Config) -> None:
         async with open_gateway(config) as gateway, open_inner_nursery() as nursery:
             told = trio.Event()
             urls = await nursery.start(_until_served, gateway, told, nursery.cancel_scope)
+            servers = config.upstream_origins
+            behind = f"server is {servers[0]}" if len(servers) == 1 else f"servers are {', '.join(servers)}"
             for url in urls:
-                print(
-                    f"agentic-trio listens on {url}; the model server is {config.upstream_origin}", flush=True
-                )
+                print(f"agentic-trio listens on {url}; the model {behind}", flush=True)
             nursery.start_soon(_obey, signals, told, nursery.cancel_scope, config)
 
 

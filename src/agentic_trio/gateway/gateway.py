@@ -29,7 +29,7 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
-from agentic_trio.upstream.client import open_upstream
+from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.responses import crashed
 
@@ -60,7 +60,7 @@ class Gateway:
 
     Attributes:
         config: what it was opened with.
-        upstream: the model server.
+        upstream: the model server, or several.
         admission: the bounds on requests and on the memory that they take.
         turns: those that run, and new ones.
         seals: whether reasoning can be sealed for clients.

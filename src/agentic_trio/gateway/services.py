@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.locks import Locks
     from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Store
-    from agentic_trio.upstream.client import Upstream
+    from agentic_trio.upstream.servers import ModelServers
     from agentic_trio.wire.ids import MintId
     from agentic_trio.wire.sealing import Seal, Sealing
 
@@ -27,7 +27,7 @@ class Services:
     Attributes:
         config: what the gateway was opened with.
         store: where turns are kept.
-        upstream: the model server.
+        upstream: the model server, or several.
         admission: the bounds on requests and on their memory.
         locks: one turn at a time in a conversation.
         unrecorded: the endings that the store could not take yet.
@@ -39,7 +39,7 @@ class Services:
 
     config: Config
     store: Store
-    upstream: Upstream
+    upstream: ModelServers
     admission: Admission
     locks: Locks
     unrecorded: Unrecorded
