@@ -273,6 +273,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "strict_parameters": ("true", True),
     "list_endpoints": ("1", True),
     "bridge_silence": ("false", False),
+    "migration_backup": ("false", False),
     "host": ("::1", "::1"),
     "openai_api_key": ("null", "null"),
     "seal_keys_file": ("/run/keys", "/run/keys"),

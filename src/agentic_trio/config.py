@@ -273,6 +273,13 @@ class Config:
         help="how long the events of an ended stream can be read again; 0 keeps none",
         more="They are read with `GET /v1/responses/{id}?stream=true`. The response itself stays.",
     )
+    migration_backup: bool = setting(
+        True,
+        "--migration-backup",
+        group=STORE,
+        help="copy a database of an older version before it is migrated",
+        more="The copy is `<file>.schema-<version>`. Without room for it, the gateway doesn't start.",
+    )
     retention_days: float = setting(
         0.0,
         "--retention-days",

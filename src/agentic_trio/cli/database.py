@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -126,3 +129,176 @@ def _erased(result: dict[str, Any]) -> list[str]:
 
 def _count(number: int, plural: str) -> str:
     return f"{number} {plural[:-1] if number == 1 else plural}"
+
+
+@db.command(cls=OnceCommand, params=database_options())
+@click.argument("source", type=click.Path(exists=True, dir_okay=False))
+def restore(source: str, file: str | None, as_json: bool, **flags: Flags) -> None:
+    """Put the backup SOURCE in the place of the database, which no gateway may have open.
+
+    The database that was there is kept under another name, which is reported.
+    """
+    path = database_of(file, flags)
+
+    from agentic_trio.store.restore import restore as put_back
+
+    with progress_bar("Pages") as show:
+        kept = put_back(source, path, progress=lambda remaining, total: show(total - remaining, total))
+    lines = [f"{path} is now what {source} is."]
+    if kept is not None:
+        lines.append(f"What was there is in {kept}")
+    report({"database": path, "restored": source, "kept": kept}, as_json, lines)
+
+
+@db.command(cls=OnceCommand, params=database_options())
+@click.option("--quick", is_flag=True, help="don't compare the indexes with the tables")
+def check(file: str | None, as_json: bool, quick: bool, **flags: Flags) -> None:
+    """Look for damage in the database, also while a gateway uses it.
+
+    The exit code is 1 if there is any.
+    """
+    path = database_of(file, flags)
+
+    from agentic_trio.store.inspection import check as look
+
+    with progress_bar("Checking") as show:
+        problems = look(path, progress=show, quick=quick)
+    report({"database": path, "ok": not problems, "problems": problems}, as_json, problems or ["ok"])
+    if problems:
+        raise SystemExit(1)
+
+
+@db.command(cls=OnceCommand, params=database_options())
+def stats(file: str | None, as_json: bool, **flags: Flags) -> None:
+    """Show what the database holds, and how large it is."""
+    path = database_of(file, flags)
+
+    from agentic_trio.store.inspection import stats as count
+
+    with progress_bar("Counting") as show:
+        result = count(path, progress=show)
+    report(result, as_json, _described(result))
+
+
+def _described(result: dict[str, Any]) -> list[str]:
+    times = {"oldest_response", "newest_response"}
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {each}" for key, each in value.items())
+        elif name in times and value is not None:
+            value = datetime.fromtimestamp(value, UTC).isoformat()
+        lines.append(f"{name.replace('_', ' ')}: {'none' if value in (None, '') else value}")
+    return lines
+
+
+@db.command(cls=OnceCommand, params=database_options())
+@click.option(
+    "--older-than", metavar="DAYS", type=click.FloatRange(min=0), help="delete what is older than this"
+)
+@click.option("--streams", is_flag=True, help="delete the streams that could be read again")
+@click.option(
+    "--rewrite/--no-rewrite", default=None, help="write the file anew [up to 1 GiB, or without a gateway]"
+)
+def prune(
+    file: str | None,
+    as_json: bool,
+    older_than: float | None,
+    streams: bool,
+    rewrite: bool | None,
+    **flags: Flags,
+) -> None:
+    """Make the database smaller: delete what is old, sweep what was deleted, and write the file anew."""
+    path = database_of(file, flags)
+    now = int(time.time())
+    arguments = {
+        "before": None if older_than is None else int(now - older_than * 86_400),
+        "streams_before": now + 1 if streams else None,
+        "rewrite": rewrite,
+    }
+
+    from agentic_trio.cli.control_client import run_on_database
+
+    with progress_bar("Deleting") as show:
+        result = run_on_database(path, "prune", arguments, show)
+    report(result, as_json, _pruned(result))
+
+
+def _pruned(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Deleted {_count(result['deleted'], 'rows')} and {_count(result['streams'], 'streams')}.",
+        f"The files had {result['size_before']} bytes, and have {result['size']} now.",
+    ]
+    if not result["swept"]:
+        lines.append(
+            "The gateway erases what was deleted soon (erase_after), as turns may still continue it."
+        )
+    return [*lines, *([result["traces"]] if result["traces"] else [])]
+
+
+@db.command(cls=OnceCommand, params=database_options())
+@click.option("--owner", metavar="OWNER", help="only what this owner has; '' is what has no owner")
+@click.option(
+    "--output", "-o", metavar="FILE", type=click.Path(dir_okay=False), help="a new file [stdout by default]"
+)
+def export(file: str | None, as_json: bool, owner: str | None, output: str | None, **flags: Flags) -> None:
+    """Write all conversations and responses as JSON, one a line, also while a gateway runs.
+
+    With --output, only its user may read the file, and --json reports what was written.
+    """
+    path = database_of(file, flags)
+
+    from agentic_trio.store.export import count, lines
+
+    number = 0
+    with progress_bar("Exporting") as show, _exported_to(output) as target:
+        whole = count(path, owner) if output else 0
+        for number, line in enumerate(lines(path, owner), 1):
+            target.write(line + b"\n")
+            if output:
+                show(number, whole)
+    if output:
+        report({"output": output, "lines": number}, as_json, [f"{_count(number, 'lines')} in {output}"])
+
+
+@contextmanager
+def _exported_to(output: str | None) -> Iterator[BinaryIO]:
+    """Stdout, or a new and private file, which is removed if the export fails."""
+    if output is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise click.ClickException(f"{output}: {error.strerror}") from error
+    try:
+        with open(descriptor, "wb") as target:
+            yield target
+    except BaseException:
+        os.unlink(output)
+        raise
+
+
+@db.command(cls=OnceCommand, params=database_options())
+@click.argument("owner")
+@click.option(
+    "--from", "former", default="", metavar="OWNER", help="whose it is now ['' by default: nobody's]"
+)
+def assign_owner(owner: str, file: str | None, as_json: bool, former: str, **flags: Flags) -> None:
+    """Give what has no owner, or all that another owner has, to OWNER.
+
+    What was stored before a gateway had owners has none.
+    """
+    path = database_of(file, flags)
+    if not owner or owner == former:
+        raise click.UsageError("OWNER must be another than the one it is taken from, and not empty")
+
+    from agentic_trio.cli.control_client import run_on_database
+
+    with progress_bar("Assigning") as show:
+        result = run_on_database(path, "assign_owner", {"owner": owner, "from": former}, show)
+    counts = (
+        f"{_count(result['responses'], 'responses')} and {_count(result['conversations'], 'conversations')}"
+    )
+    report(result, as_json, [f"{counts} are {owner}'s now."])

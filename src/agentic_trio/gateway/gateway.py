@@ -35,9 +35,11 @@ from agentic_trio.wire.responses import crashed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.turn import Turn
+    from agentic_trio.store.sqlite import SqliteStore
 
 JsonObject = dict[str, Any]
 
@@ -203,7 +205,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     """
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
-    async with open_sqlite_store(config.database_path) as store, open_upstream(config) as upstream:
+    async with _open_store(config) as store, open_upstream(config) as upstream:
         try:
             await store.recover(crashed)
             sealing = await open_sealing(config, store)
@@ -246,6 +248,10 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + services.config.commit_timeout):
                 await services.unrecorded.flush()
             service.cancel_scope.cancel()
+
+
+def _open_store(config: Config) -> AbstractAsyncContextManager[SqliteStore]:
+    return open_sqlite_store(config.database_path, migration_backup=config.migration_backup)
 
 
 async def prune_expired(services: Services) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from agentic_trio.errors import GatewayError
 from agentic_trio.gateway.control import CommandError
 from agentic_trio.store import schema
 from agentic_trio.store.backup import backups_of
-from agentic_trio.store.contract import Criteria, Erased, Selection
+from agentic_trio.store.contract import SWEEP_LIMIT, Criteria, Erased, Selection
 from agentic_trio.store.sqlite import open_sqlite_store
 from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.responses import crashed
@@ -57,7 +58,7 @@ class Maintenance:
     @property
     def commands(self) -> Mapping[str, Command]:
         """Name -> what carries it out."""
-        return {"erase": self.erase}
+        return {"erase": self.erase, "prune": self.prune, "assign_owner": self.assign_owner}
 
     async def erase(self, arguments: JsonObject, progress: Progress) -> JsonObject:
         """Erase what the arguments select, with its traces in the files.
@@ -81,6 +82,66 @@ class Maintenance:
         report = self._report(erased)
         report["traces"] = await self._remove_traces(arguments.get("rewrite"))
         return report
+
+    async def prune(self, arguments: JsonObject, progress: Progress) -> JsonObject:
+        """Delete what is old, and make the file smaller.
+
+        Args:
+            arguments: ``before``, a Unix time, deletes the responses that were created and the conversations
+                that were last used before it; ``streams_before`` the streams of older responses; ``rewrite``
+                is as for ``erase``.
+            progress: called with the rows that are gone, which is all that is known of them.
+
+        Cancellation: part of it is done.
+        """
+        before = self._size_of_files()
+        deleted = streams = 0
+        if arguments.get("streams_before") is not None:
+            streams = await self._store.prune_events(int(arguments["streams_before"]))
+        if arguments.get("before") is not None:
+            while count := await self._store.expire(int(arguments["before"])):
+                deleted += count
+                progress(deleted, deleted)
+        # A gateway that runs sweeps when the turns are over that may continue what was deleted.
+        if self._turns is None:
+            await self._sweep()
+        traces = await self._remove_traces(arguments.get("rewrite"))
+        return {
+            "deleted": deleted,
+            "streams": streams,
+            "swept": self._turns is None,
+            "size_before": before,
+            "size": self._size_of_files(),
+            "traces": traces,
+        }
+
+    async def _sweep(self) -> None:
+        mark = await self._store.deletions()
+        while await self._store.sweep(mark) >= SWEEP_LIMIT:
+            pass
+
+    def _size_of_files(self) -> int:
+        names = (schema.resolve(self._path) + suffix for suffix in ("", "-wal"))
+        return sum(os.path.getsize(name) for name in names if os.path.exists(name))
+
+    async def assign_owner(self, arguments: JsonObject, progress: Progress) -> JsonObject:
+        """Give all that one owner has to another.
+
+        Args:
+            arguments: ``owner``, and ``from``, whose it was.
+            progress: called with the threads that are done, and all of them.
+
+        Raises:
+            CommandError: a turn of the former owner runs: its end would not find its history.
+
+        Cancellation: part of it is done, and doing it again does the rest.
+        """
+        former, owner = arguments["from"], arguments["owner"]
+        if self._turns is not None and any(turn.owner == former for turn in self._turns.running()):
+            raise CommandError("turns of that owner are running: try again when they have ended")
+        await self._settle()
+        counts = await self._store.assign_owner(former, owner, progress)
+        return {"from": former, "owner": owner, "responses": counts[0], "conversations": counts[1]}
 
     async def _purge(self, criteria: Criteria, progress: Progress) -> Erased:
         """Erase until nothing is selected; returns how much there was."""
@@ -114,6 +175,10 @@ class Maintenance:
             for turn in affected:
                 turn.cancel(_erased())
             await self._turns.wait_ended(affected)
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """See what turns have left behind recorded. Raises CommandError."""
         if self._unrecorded is not None:
             await self._unrecorded.flush()
             if self._unrecorded.waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 PAGES = 1024
 """Pages that are copied between two calls of ``progress``."""
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT = 5.0
 
@@ -57,6 +60,41 @@ def backup(path: str, target: str, *, progress: Callable[[int, int], None] | Non
     except BaseException:
         os.unlink(target)
         raise
+
+
+def back_up_before_migration(path: str) -> str | None:
+    """Copy the database at ``path``, which this process has locked and not opened, if it is to be migrated.
+
+    Returns:
+        The copy's path; None if there is nothing to migrate.
+
+    Raises:
+        ConfigError: it can't be copied.
+    """
+    version = schema.version_in_header(path)
+    if not 0 < version < schema.VERSION:
+        return None
+    target = _unused(f"{path}.schema-{version}")
+    _create(target)
+    try:
+        _copy(path, target, None)
+    except BaseException as error:
+        os.unlink(target)
+        if isinstance(error, sqlite3.Error):
+            raise refuse(path, f"can't be backed up before its migration: {store_error(error)}") from error
+        raise
+    note_backup(path, target)
+    logger.info("the database is backed up to %s before it is migrated from schema %d", target, version)
+    return target
+
+
+def _unused(name: str) -> str:
+    """The name, or the first free one of those that follow it with a number."""
+    found, number = name, 1
+    while os.path.lexists(found):
+        number += 1
+        found = f"{name}-{number}"
+    return found
 
 
 def note_backup(path: str, target: str) -> None:

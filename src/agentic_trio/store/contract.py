@@ -495,6 +495,15 @@ class Store(Protocol):
         Writes wait for it. Returns False if a reader still needs the log, which then keeps its traces.
         """
 
+    async def assign_owner(
+        self, former: str, owner: str, progress: Callable[[int, int], None]
+    ) -> tuple[int, int]:
+        """Give all that an owner has to another; returns how many responses and conversations that are.
+
+        In bounded steps, each of which takes some threads whole. A key that the new owner has already stays
+        with the response that has it. No turn of the former owner may run.
+        """
+
     async def size(self) -> int:
         """How large the database is, in bytes, with the room in it that is free."""
 

@@ -68,8 +68,7 @@ def take(path: str, stack: ExitStack) -> None:
     Raises:
         ConfigError: another process uses them, or they can't be created.
     """
-    lock = _open(path, ".lock", stack)
-    _lock(path, lock, lock)
+    lock = lock_alone(path, stack)
     database = _open(path, "", stack)
     if sys.platform == "linux":
         # The lock file may have been removed, so the database is locked as well. Not elsewhere: there this
@@ -79,6 +78,17 @@ def take(path: str, stack: ExitStack) -> None:
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     for suffix in ("", *BESIDE):
         _make_private(path + suffix)
+
+
+def lock_alone(path: str, stack: ExitStack) -> int:
+    """Lock the lock file of a database, which need not exist, until ``stack`` unwinds; returns its descriptor.
+
+    Raises:
+        ConfigError: another process has it.
+    """
+    lock = _open(path, ".lock", stack)
+    _lock(path, lock, lock)
+    return lock
 
 
 def _open(path: str, suffix: str, stack: ExitStack) -> int:
@@ -112,16 +122,28 @@ def _lock(path: str, descriptor: int, lock: int) -> None:
 
 def _holder(descriptor: int, lock: int) -> int | None:
     """The process that has locked a file, if it can be known."""
-    if descriptor == lock:
-        process = os.pread(lock, _PID_BYTES, 0).strip()
-        if process.isdigit():
-            return int(process)
+    process = os.pread(lock, _PID_BYTES, 0).strip() if descriptor == lock else b""
+    return int(process) if process.isdigit() else _locker(os.fstat(descriptor).st_ino)
+
+
+def _locker(inode: int) -> int | None:
     with suppress(OSError, ValueError), open("/proc/locks", encoding="ascii") as locks:
-        inode = os.fstat(descriptor).st_ino
         for line in locks:
             fields = line.split()
             if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
                 return int(fields[4])
+    return None
+
+
+def holder_of(path: str) -> int | None:
+    """The process that has the database at ``path`` open; None if none has, or it can't be known."""
+    return locker_of(f"{path}.lock") or locker_of(path)
+
+
+def locker_of(name: str) -> int | None:
+    """The process that has locked a file; None if none has, or it can't be known. Doesn't open the file."""
+    with suppress(OSError):
+        return _locker(os.stat(name).st_ino)
     return None
 
 

@@ -186,6 +186,12 @@ def _check_header(path: str) -> None:
     _check_version(path, version)
 
 
+def version_in_header(path: str) -> int:
+    """The schema's version, as the file's header has it; 0 for a new file."""
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(_HEADER)[60:64], "big")
+
+
 def _is_empty(path: str, header: bytes) -> bool:
     """Whether it has no table: its schema's root page, at offset 100, is empty, and so is its log."""
     return (

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import trio
 
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.store import conversations, erasure, files, lists, purge, recovery, responses, schema
+from agentic_trio.store import (
+    conversations,
+    erasure,
+    files,
+    lists,
+    ownership,
+    purge,
+    recovery,
+    responses,
+    schema,
+)
+from agentic_trio.store.backup import back_up_before_migration
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.failures import store_error, translated
 from agentic_trio.store.outage import Outage
@@ -275,6 +286,19 @@ class SqliteStore:
     async def compact(self) -> bool:
         return await self.writer.between(partial(_remove_traces, largest=math.inf))
 
+    async def assign_owner(
+        self, former: str, owner: str, progress: Callable[[int, int], None]
+    ) -> tuple[int, int]:
+        threads = await self._read(ownership.threads_of, former)
+        responses = conversations = 0
+        for begin in range(0, len(threads), purge.STEP):
+            step = partial(ownership.assign, threads=threads[begin : begin + purge.STEP])
+            moved = await self.writer.write(partial(step, former=former, owner=owner))
+            responses, conversations = responses + moved[0], conversations + moved[1]
+            progress(begin, len(threads))
+        responses += await self.writer.write(partial(ownership.assign_rest, former=former, owner=owner))
+        return responses, conversations
+
     async def size(self) -> int:
         return await self._read(_size)
 
@@ -347,7 +371,7 @@ def _nothing() -> None:
 class _Database:
     """An open file: its lock, the connection that writes and those that read."""
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, migration_backup: bool) -> None:
         path = schema.resolve(path)
         with ExitStack() as stack:
             target = path
@@ -356,6 +380,8 @@ class _Database:
             else:
                 schema.check_file(path)
                 files.take(path, stack)
+                if migration_backup:
+                    back_up_before_migration(path)
             try:
                 connect = partial(schema.connect, target, uri=path == schema.MEMORY, timeout=timeout)
                 # Opened first, so that it is closed last: only the last to close can remove the log.
@@ -380,7 +406,11 @@ class _Database:
 
 @asynccontextmanager
 async def open_sqlite_store(
-    path: str, *, run_sync: RunSync = run_in_thread, busy_timeout: float = BUSY_TIMEOUT
+    path: str,
+    *,
+    run_sync: RunSync = run_in_thread,
+    busy_timeout: float = BUSY_TIMEOUT,
+    migration_backup: bool = True,
 ) -> AsyncIterator[SqliteStore]:
     """Open the store in a file, which is created or migrated as needed.
 
@@ -392,6 +422,7 @@ async def open_sqlite_store(
             a new store that is gone on exit.
         run_sync: how blocking work leaves the loop; inline in a deterministic simulation.
         busy_timeout: seconds to wait for another process that has locked the database.
+        migration_backup: copy an older database to ``<path>.schema-<version>`` before it is migrated.
 
     Raises:
         ConfigError: the file can't be used, isn't ours, or is in use by another gateway. It is untouched.
@@ -399,7 +430,7 @@ async def open_sqlite_store(
     Cancellation: while it opens, nothing is left open. Afterwards the exit is completed first.
     """
     limiter = trio.CapacityLimiter(1)
-    database = await run_sync(partial(_Database, path, busy_timeout), limiter=limiter)
+    database = await run_sync(partial(_Database, path, busy_timeout, migration_backup), limiter=limiter)
     try:
         readers = Readers(database.readers, run_sync)
         writer = Writer(database.writer, run_sync=run_sync, check=database.check)
