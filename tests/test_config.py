@@ -275,6 +275,9 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "bridge_silence": ("false", False),
     "migration_backup": ("false", False),
     "host": ("::1", "::1"),
+    "auth": ("keys, oidc", ("keys", "oidc")),
+    "open": ("true", True),
+    "keys_file": ("some.keys", "some.keys"),
     "openai_api_key": ("null", "null"),
     "seal_keys_file": ("/run/keys", "/run/keys"),
 }
@@ -288,7 +291,7 @@ def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
     assert type(getattr(config, name)) is type(
-        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys"), name)
+        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys", keys_file="keys"), name)
     )
     assert config.source_of(name) == Source("variable", variable)
 

@@ -28,9 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SQLITE = "sqlite://"
+IN_MEMORY = ":memory:"
+
+WAYS_IN = ("keys", "oidc")
+"""What a client can prove who it is by."""
 
 MODEL_SERVER = "Model server"
 LISTENING = "Listening"
+ACCESS = "Access"
 STORE = "Store"
 TURNS = "Turns"
 LIMITS = "Limits"
@@ -102,6 +107,13 @@ def _check_names(names: tuple[str, ...]) -> str | None:
     if all(each.isascii() and each.isprintable() and " " not in each for each in names):
         return None
     return "must be names in ASCII without spaces, separated by commas"
+
+
+def _check_auth(ways: tuple[str, ...]) -> str | None:
+    for way in ways:
+        if way not in WAYS_IN:
+            return f"must be {' or '.join(WAYS_IN)}, or both with a comma between them, not {way!r}"
+    return None
 
 
 def _check_database(url: str) -> str | None:
@@ -232,6 +244,33 @@ class Config:
         help="the names by which clients may call, separated by commas",
         more="A gateway on loopback takes loopback's own names too, and refuses every other `Host`: a page "
         "could make its name resolve there. Elsewhere every name is taken unless some are given.",
+    )
+    auth: tuple[str, ...] = setting(
+        (),
+        "--auth",
+        group=ACCESS,
+        unit="ways",
+        parse=parse_names,
+        check=_check_auth,
+        help="how clients prove who they are: keys, oidc, or keys,oidc; without it nobody has to",
+        more="`keys`: those that `agentic-trio keys create` makes. A client's credential never goes to the "
+        "model server: `openai_api_key` does, or what is stored with its key.",
+    )
+    open: bool = setting(
+        False,
+        "--open",
+        group=ACCESS,
+        help="let everyone in who reaches an address that isn't loopback's",
+        more="Without it, such a `host` is refused unless there is an `auth`.",
+    )
+    keys_file: str | None = setting(
+        None,
+        "--keys-file",
+        group=ACCESS,
+        unit="path",
+        check=_check_path,
+        help="the file that keys, and what owners may use, are kept in",
+        more="Without it, it is the database's name with `.keys` behind it. Several gateways may share one.",
     )
     graceful_timeout: float = setting(
         20.0,
@@ -428,6 +467,9 @@ class Config:
                 raise ConfigError(f"{problem} (set by {printable(setter)})" if setter else problem)
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
+        if "keys" in self.auth:
+            # Raises, where there is no such path.
+            _ = self.keys_path
 
     @property
     def upstream_origins(self) -> tuple[str, ...]:
@@ -438,6 +480,15 @@ class Config:
     def database_path(self) -> str:
         """The database's file: what follows ``sqlite://``."""
         return self.db_url.removeprefix(SQLITE)
+
+    @property
+    def keys_path(self) -> str:
+        """The file of keys. Raises ConfigError if the database, which it would be beside, is in memory."""
+        if self.keys_file:
+            return self.keys_file
+        if self.database_path == IN_MEMORY:
+            raise ConfigError("the database is in memory, so keys need a keys_file")
+        return f"{self.database_path}.keys"
 
     def source_of(self, name: str) -> Source:
         """Where the value of a setting came from."""

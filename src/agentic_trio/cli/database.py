@@ -230,9 +230,7 @@ def _pruned(result: dict[str, Any]) -> list[str]:
         f"The files had {result['size_before']} bytes, and have {result['size']} now.",
     ]
     if not result["swept"]:
-        lines.append(
-            "The gateway erases what was deleted soon (erase_after), as turns may still continue it."
-        )
+        lines.append("The gateway erases it after erase_after seconds, as turns may still continue it.")
     return [*lines, *([result["traces"]] if result["traces"] else [])]
 
 
@@ -282,9 +280,7 @@ def _exported_to(output: str | None) -> Iterator[BinaryIO]:
 
 @db.command(cls=OnceCommand, params=database_options())
 @click.argument("owner")
-@click.option(
-    "--from", "former", default="", metavar="OWNER", help="whose it is now ['' by default: nobody's]"
-)
+@click.option("--from", "former", default="", metavar="OWNER", help="whose it is now ['': nobody's]")
 def assign_owner(owner: str, file: str | None, as_json: bool, former: str, **flags: Flags) -> None:
     """Give what has no owner, or all that another owner has, to OWNER.
 

@@ -17,7 +17,7 @@ import trio
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.server.serve import serve
+from agentic_trio.server.serve import check_exposure, serve
 from agentic_trio.store.contract import StoreError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def run_gateway(config: Config, *, local: bool) -> None:
         ConfigError: the configuration can't be used, or the local model can't be started.
         ClickException: the database can't be used, or the address.
     """
+    check_exposure(config, authenticates=bool(config.auth))
     tune_collector()
     tune_allocator()
     try:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from agentic_trio.auth.authenticator import Authenticator
     from agentic_trio.config import Config
     from agentic_trio.gateway.admission import Admission
     from agentic_trio.gateway.locks import Locks
@@ -34,6 +35,7 @@ class Services:
         background: how many background turns may run at once.
         mint: makes ids.
         now: Unix time in seconds.
+        authenticator: finds out who a request comes from; None where nobody has to say.
         sealing: seals what clients carry; None where that can't be done.
     """
 
@@ -46,6 +48,7 @@ class Services:
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
+    authenticator: Authenticator | None = None
     sealing: Sealing | None = None
 
     def seal_of(self, owner: str) -> Seal | None:

@@ -43,8 +43,8 @@ def count(path: str, owner: str | None) -> int:
 def lines(path: str, owner: str | None) -> Iterator[bytes]:
     """Each conversation and then each response, oldest first: JSON texts without a line break.
 
-    A conversation has its ``items``. A response has the ``input`` that it added, without the history before it,
-    and in ``response`` the object that clients see, with its output. An owner of None is every owner.
+    A conversation has its ``items``. A response has the ``input`` that it added, without the history before
+    it, and in ``response`` the object that clients see, with its output. An owner of None is every owner.
 
     Raises:
         ConfigError: there is no database of ours, or it can't be read.

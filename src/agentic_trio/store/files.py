@@ -81,7 +81,7 @@ def take(path: str, stack: ExitStack) -> None:
 
 
 def lock_alone(path: str, stack: ExitStack) -> int:
-    """Lock the lock file of a database, which need not exist, until ``stack`` unwinds; returns its descriptor.
+    """Lock the lock file of a database until ``stack`` unwinds; returns its descriptor.
 
     Raises:
         ConfigError: another process has it.
@@ -118,6 +118,14 @@ def _lock(path: str, descriptor: int, lock: int) -> None:
         raise ConfigError(f"the database {path} is in use by {by}") from None
     except OSError as error:
         raise refuse(path, f"can't be locked: {error.strerror}") from error
+
+
+def create_private(name: str) -> None:
+    """Create a file that isn't there, and let only its owner read and write it. Raises OSError."""
+    # One that is there is not opened: closing it would drop the locks that SQLite may have on it.
+    with suppress(FileExistsError):
+        os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+    _make_private(name)
 
 
 def _holder(descriptor: int, lock: int) -> int | None:

@@ -103,11 +103,11 @@ def _violations(connection: sqlite3.Connection, what: str, select: str) -> list[
 
 
 def _file_problems(path: str) -> list[str]:
-    problems = []
-    for name in (path, *(path + suffix for suffix in BESIDE)):
-        if os.path.exists(name) and os.stat(name).st_mode & 0o777 & ~PRIVATE:
-            problems.append(f"others may read or write {name}: chmod 600 it")
-    return problems
+    return [
+        f"others may read or write {name}: chmod 600 it"
+        for name in (path, *(path + suffix for suffix in BESIDE))
+        if os.path.exists(name) and os.stat(name).st_mode & 0o777 & ~PRIVATE
+    ]
 
 
 _COUNTS = {

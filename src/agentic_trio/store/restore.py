@@ -80,7 +80,7 @@ def _check(made: str) -> None:
 
 
 def _set_aside(path: str) -> str | None:
-    """Give the database that is there a second name, which becomes its only one when the first is replaced."""
+    """Give the database that is there a second name, its only one when the first is replaced."""
     if not os.path.exists(path):
         return None
     _move_log_into(path)

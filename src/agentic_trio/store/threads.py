@@ -73,7 +73,7 @@ _VISIBLE = " key > :first AND key <= :last AND (dropped IS NULL OR dropped > :en
 def read_data(
     connection: sqlite3.Connection, segments: Iterable[Segment], *, most: float = MAX_HISTORY_BYTES
 ) -> list[bytes]:
-    """The JSON text of each item of a view, oldest first. Raises HistoryTooLarge if it has over ``most`` bytes."""
+    """The JSON text of each item of a view, oldest first. Raises HistoryTooLarge beyond ``most`` bytes."""
     data: list[bytes] = []
     left = most
     statement = f"SELECT data FROM entry WHERE {_VISIBLE} ORDER BY key"

@@ -21,13 +21,13 @@ PROBE_TIMEOUT = 5.0
 """Seconds that the model server and the store have to answer a probe."""
 
 
-@routes.handle("GET", "/health")
+@routes.handle("GET", "/health", public=True)
 async def health(request: RequestScope) -> Reply:
     """The process serves requests, whatever its model server does."""
     return Reply(b'{"status":"ok"}')
 
 
-@routes.handle("GET", "/ready")
+@routes.handle("GET", "/ready", public=True)
 async def ready(request: RequestScope) -> Reply:
     """The store and a model server work; otherwise 503, and which of them doesn't.
 
@@ -65,7 +65,7 @@ def _states(request: RequestScope) -> list[JsonObject]:
     ]
 
 
-@routes.handle("GET", "/")
+@routes.handle("GET", "/", public=True)
 async def root(request: RequestScope) -> Reply:
     """Something to see for whoever looks whether anyone is there."""
     return Reply(b'{"name":"agentic-trio","status":"ok"}')
