@@ -15,7 +15,7 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "minting", "settings"),
+    ("config", "context", "errors", "minting", "settings", "types"),
     ("net", "http1", "wire"),
     ("store", "upstream"),
     ("auth",),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable, TurnTimeout, UpstreamError
-from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog, TurnEvents
+from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog
 from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
@@ -144,10 +144,6 @@ class Turn:
     def queued(self) -> bytes:
         """The Response object that a background turn's client gets: ``queued``, as OpenAI's always is."""
         return with_output(self._response.snapshot.queued().body(), ())
-
-    def events(self) -> TurnEvents:
-        """The events as objects, from the first one until the turn has ended."""
-        return TurnEvents(self.log)
 
     def wake_if_quiet(self) -> None:
         """Let readers send a comment, if nothing has happened since the last call.
