@@ -30,6 +30,7 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
+from agentic_trio.telemetry.observer import Observer
 from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.responses import crashed
 
@@ -65,6 +66,7 @@ class Gateway(Embedding):
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
+        observer: what operators see.
         closed: whether the block is over; the methods for programs then raise RuntimeError.
     """
 
@@ -86,6 +88,7 @@ class Gateway(Embedding):
             strict=services.config.strict_parameters,
         )
         self.closed = False
+        self.observer = services.observer
         self._services = services
         self._probing = trio.Lock()
         self._probed_until = -math.inf
@@ -122,8 +125,12 @@ class Gateway(Embedding):
 
 
 @asynccontextmanager
-async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
+async def open_gateway(config: Config, *, observer: Observer | None = None) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
+
+    Args:
+        config: its configuration.
+        observer: what operators see; without one, there is no log of its requests.
 
     Raises:
         ConfigError: the database can't be used.
@@ -153,6 +160,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
+            observer=observer or Observer(),
             authenticator=authenticator,
             sealing=sealing,
         )
@@ -173,6 +181,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
         service.start_soon(prune_expired, services)
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
+        service.start_soon(services.observer.run)
         try:
             yield gateway
         finally:
