@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 from dataclasses import dataclass, field
@@ -68,6 +69,30 @@ def _check_bases(bases: str) -> str | None:
 
 def _origins(bases: str) -> tuple[str, ...]:
     return tuple(base.rstrip("/").removesuffix("/v1") for base in bases.split(","))
+
+
+def parse_root(text: str) -> str:
+    """A path without a slash at its end."""
+    return text.rstrip("/")
+
+
+def _check_root(path: str) -> str | None:
+    if not path:
+        return None
+    fine = path.startswith("/") and path.isascii() and path.isprintable()
+    if fine and "//" not in path and not set(path) & set(" ?#%"):
+        return None
+    return "must be a path such as /llm, without spaces, ?, # and %"
+
+
+def _check_networks(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        if name not in ("*", "unix"):
+            try:
+                ipaddress.ip_network(name, strict=False)
+            except ValueError:
+                return f"must be addresses, networks, unix or *, not {name[:100]!r}"
+    return None
 
 
 def _check_base(base: str) -> str | None:
@@ -223,6 +248,71 @@ class Config:
         at_most=65535,
         help="the port to listen on; 0 takes a free one",
         more="The port is printed.",
+    )
+    uds: str | None = setting(
+        None,
+        "--uds",
+        group=LISTENING,
+        unit="path",
+        check=_check_path,
+        help="a Unix socket to listen on instead, for its user and group alone",
+    )
+    fd: int = setting(
+        0,
+        "--fd",
+        group=LISTENING,
+        at_least=0,
+        help="the descriptor of an open socket to listen on instead; 0 is none",
+        more="Sockets that systemd passes on (`LISTEN_FDS`) need no setting.",
+    )
+    certfile: str | None = setting(
+        None,
+        "--certfile",
+        group=LISTENING,
+        unit="path",
+        check=_check_path,
+        reloads=True,
+        help="the certificate, with its chain, to serve TLS with",
+    )
+    keyfile: str | None = setting(
+        None,
+        "--keyfile",
+        group=LISTENING,
+        unit="path",
+        check=_check_path,
+        reloads=True,
+        help="the certificate's private key, if that isn't in certfile",
+    )
+    keyfile_password: str | None = setting(
+        None,
+        "--keyfile-password",
+        group=LISTENING,
+        unit="password",
+        secret=True,
+        reloads=True,
+        help="what keyfile is encrypted with",
+        more="A flag shows in the process list: prefer a variable or a file.",
+    )
+    root_path: str = setting(
+        "",
+        "--root-path",
+        group=LISTENING,
+        unit="path",
+        parse=parse_root,
+        check=_check_root,
+        help="the path under which a proxy serves the gateway, such as /llm",
+        more="Requests are served with it and without it, as a proxy may take it off.",
+    )
+    forwarded_allow_ips: tuple[str, ...] = setting(
+        (),
+        "--forwarded-allow-ips",
+        group=LISTENING,
+        unit="addresses",
+        parse=parse_names,
+        check=_check_networks,
+        help="the proxies whose X-Forwarded-For, -Proto and -Host count",
+        more="Addresses and networks, separated by commas; `unix` is whoever connects to a Unix socket, and "
+        "`*` is anybody. What others send in these headers is ignored.",
     )
     cors_allowed_origins: tuple[str, ...] = setting(
         (),
@@ -469,6 +559,7 @@ class Config:
         "info",
         "--log-level",
         group=OPERATIONS,
+        reloads=True,
         help="the least that the log tells",
         more="A line for each request is `info`.",
     )
@@ -493,6 +584,10 @@ class Config:
                 raise ConfigError(f"{problem} (set by {printable(setter)})" if setter else problem)
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
+        if self.uds is not None and self.fd:
+            raise ConfigError("uds and fd are both given: give one of them")
+        if self.keyfile is not None and self.certfile is None:
+            raise ConfigError("keyfile is given without a certfile")
         if "keys" in self.auth:
             # Raises, where there is no such path.
             _ = self.keys_path

@@ -75,6 +75,7 @@ class Setting:
         unit: what a number counts, or what a text is; stands for the value in help.
         repeatable: the flag may be given several times; the texts are joined by commas.
         secret: the value is shown nowhere, and can be read from the file that ``..._FILE`` names.
+        reloads: whether a gateway that runs takes another value when it is told to reload.
         above, at_least, at_most: the bounds of a number, which must be finite too.
         parse: makes the value of a text where the type doesn't say how.
         check: returns what is wrong with a value, as what follows the setting's name.
@@ -91,6 +92,7 @@ class Setting:
     unit: str
     repeatable: bool
     secret: bool
+    reloads: bool
     above: float | None
     at_least: float | None
     at_most: float | None
@@ -197,6 +199,7 @@ def setting(
     unit: str = "",
     repeatable: bool = False,
     secret: bool = False,
+    reloads: bool = False,
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
@@ -214,6 +217,7 @@ def setting(
         unit=unit,
         repeatable=repeatable,
         secret=secret,
+        reloads=reloads,
         above=above,
         at_least=at_least,
         at_most=at_most,

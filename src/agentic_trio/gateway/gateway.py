@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from agentic_trio.auth.authenticator import open_authenticator
+from agentic_trio.config import SETTINGS
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.gateway.admission import Admission
@@ -35,7 +36,7 @@ from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.responses import crashed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from agentic_trio.config import Config
@@ -69,6 +70,7 @@ class Gateway(Embedding):
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
         observer: what operators see.
+        reloads: called with a new configuration when a running gateway is to take what it can of it.
         closed: whether the block is over; the methods for programs then raise RuntimeError.
     """
 
@@ -89,6 +91,7 @@ class Gateway(Embedding):
             services.now,
             strict=services.config.strict_parameters,
         )
+        self.reloads: list[Callable[[Config], None]] = []
         self.closed = False
         self.observer = services.observer
         self._services = services
@@ -99,6 +102,21 @@ class Gateway(Embedding):
     def own_context(self) -> RequestContext:
         """The context of the program that embeds the gateway."""
         return RequestContext(authorization=bearer(self.config.openai_api_key))
+
+    def reload(self, config: Config) -> None:
+        """Take the settings of another configuration that a running gateway can change; log the others."""
+        for reload in self.reloads:
+            try:
+                reload(config)
+            except ConfigError as error:
+                logger.error("not reloaded: %s", error)
+        changed = [
+            name
+            for name, each in SETTINGS.items()
+            if not each.reloads and getattr(config, name) != getattr(self.config, name)
+        ]
+        if changed:
+            logger.warning("these settings have changed, and need a restart: %s", ", ".join(changed))
 
     async def probe(self) -> None:
         """Ask the model server and the store whether they work.

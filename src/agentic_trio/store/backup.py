@@ -74,7 +74,7 @@ def back_up_before_migration(path: str) -> str | None:
     version = schema.version_in_header(path)
     if not 0 < version < schema.VERSION:
         return None
-    target = _unused(f"{path}.schema-{version}")
+    target = unused_name(f"{path}.schema-{version}")
     _create(target)
     try:
         _copy(path, target, None)
@@ -88,7 +88,7 @@ def back_up_before_migration(path: str) -> str | None:
     return target
 
 
-def _unused(name: str) -> str:
+def unused_name(name: str) -> str:
     """The name, or the first free one of those that follow it with a number."""
     found, number = name, 1
     while os.path.lexists(found):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agentic_trio.errors import ConfigError
 from agentic_trio.store import files, schema
-from agentic_trio.store.backup import BUSY_TIMEOUT, backup, note_backup
+from agentic_trio.store.backup import BUSY_TIMEOUT, backup, note_backup, unused_name
 from agentic_trio.store.failures import store_error
 from agentic_trio.store.files import refuse
 
@@ -84,7 +84,7 @@ def _set_aside(path: str) -> str | None:
     if not os.path.exists(path):
         return None
     _move_log_into(path)
-    kept = time.strftime(f"{path}.before-restore-%Y%m%dT%H%M%SZ", time.gmtime())
+    kept = unused_name(path + time.strftime(".before-restore-%Y%m%dT%H%M%SZ", time.gmtime()))
     os.link(path, kept)
     # A log that could not be moved in belongs to the old file, and would be applied to the new one.
     for suffix in _LOGS:
