@@ -118,8 +118,8 @@ def test_bad_variable_is_one_line_and_exit_code_2(
     ("arguments", "about"),
     [
         (["serve", "--nope"], "--nope"),
-        (["serve", "--host", "192.0.2.1"], "can't listen on 192.0.2.1:9000"),
-        (["serve", "--host", "no such host"], "can't listen on no such host:9000"),
+        (["serve", "--open", "--host", "192.0.2.1"], "can't listen on 192.0.2.1:9000"),
+        (["serve", "--open", "--host", "no such host"], "can't listen on no such host:9000"),
     ],
 )
 def test_process_ends_with_one_line_and_exit_code_2(
@@ -232,8 +232,8 @@ async def test_a_file_configures_the_gateway_and_the_log_names_what_did(tmp_path
         async with open_process(command, tmp_path / "log", variables) as server:
             assert (await server.client.get("/ready")).status_code == 200
         log = (tmp_path / "log").read_text()
-    assert f"INFO settings come from file {file}, variable AGENTIC_TRIO_PORT\n" in log
-    assert "WARNING AGENTIC_TRIO_PROT is not a setting" in log
+    assert f"INFO log settings come from file {file}, variable AGENTIC_TRIO_PORT\n" in log
+    assert "WARNING log AGENTIC_TRIO_PROT is not a setting" in log
     assert "sk-none" not in log
     assert (tmp_path / "file.db").exists()
 

@@ -17,8 +17,9 @@ import trio
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.server.serve import bound, serve
+from agentic_trio.server.serve import bound, check_exposure, serve
 from agentic_trio.store.contract import StoreError
+from agentic_trio.telemetry.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.telemetry.line_writer import RequestLog
 
 LOCAL_RETRIES = 2
 
@@ -34,23 +36,25 @@ HARD_STOP_SLACK = 2.0
 """Seconds after the grace in which the process must have ended, whatever a client or a disk does."""
 
 
-def run_gateway(config: Config, *, local: bool) -> None:
+def run_gateway(config: Config, log: RequestLog, *, local: bool) -> None:
     """Run a gateway until SIGTERM or SIGINT has been obeyed.
 
     Args:
         config: its configuration.
+        log: gets a line for each request.
         local: start the local model and use it as the model server.
 
     Raises:
         ConfigError: the configuration can't be used, or the local model can't be started.
         ClickException: the database can't be used, or the address.
     """
+    check_exposure(config, authenticates=bool(config.auth))
     tune_collector()
     tune_allocator()
     try:
         # An address that is taken must not cost a database or the start of a model first.
         with bound(config) as sockets:
-            trio.run(_serve_local if local else _serve, config, sockets)
+            trio.run(_serve_local if local else _serve, config, sockets, log)
     except StoreError as error:
         raise click.ClickException(f"the database can't be used: {error}") from error
     except KeyboardInterrupt:
@@ -91,7 +95,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-async def _serve_local(config: Config, sockets: Sockets) -> None:
+async def _serve_local(config: Config, sockets: Sockets, log: RequestLog) -> None:
     from agentic_trio.cli.local_model import LocalModelError, run_local_model
 
     print("Starting the local model (Gemma 3 270M on llama.cpp) ...", flush=True)
@@ -102,20 +106,23 @@ async def _serve_local(config: Config, sockets: Sockets) -> None:
             raise ConfigError(str(error)) from error
         # llama.cpp closes a connection after a streamed answer without having said that it would.
         retries = max(config.upstream_retries, LOCAL_RETRIES)
-        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), sockets)
+        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), sockets, log)
         nursery.cancel_scope.cancel()
 
 
-async def _serve(config: Config, sockets: Sockets) -> None:
+async def _serve(config: Config, sockets: Sockets, log: RequestLog) -> None:
     """Serve until SIGTERM or SIGINT has been obeyed."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_gateway(config) as gateway, open_inner_nursery() as nursery:
+        async with (
+            open_gateway(config, observer=Observer.of(config, log)) as gateway,
+            open_inner_nursery() as nursery,
+        ):
             told = trio.Event()
             urls = await nursery.start(_until_served, gateway, sockets, told, nursery.cancel_scope)
+            servers = config.upstream_origins
+            behind = f"server is {servers[0]}" if len(servers) == 1 else f"servers are {', '.join(servers)}"
             for url in urls:
-                print(
-                    f"agentic-trio listens on {url}; the model server is {config.upstream_origin}", flush=True
-                )
+                print(f"agentic-trio listens on {url}; the model {behind}", flush=True)
             nursery.start_soon(_obey, signals, told, nursery.cancel_scope, config)
 
 

@@ -8,7 +8,9 @@ error handlers; or directly, for the busy routes that use none of those. A handl
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import AsyncExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
@@ -20,14 +22,16 @@ from werkzeug.exceptions import HTTPException
 
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound
 from agentic_trio.gateway.turn import turn_timeout
+from agentic_trio.web.access import tell
 from agentic_trio.web.reply import Reply
 from agentic_trio.web.scope import RequestScope
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Set
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 
+    from agentic_trio.context import Scope
     from agentic_trio.gateway.gateway import Gateway
     from agentic_trio.web.callers import Callers
 
@@ -46,14 +50,23 @@ class Routes(Blueprint):
 
     Attributes:
         direct: (method, path) -> the handlers that may be called without Quart's dispatch.
+        public: the paths that anyone may call.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name, __name__)
         self.direct: dict[tuple[str, str], Handler] = {}
-        self._views: dict[Handler, View] = {}
+        self.public: set[str] = set()
 
-    def handle(self, method: str, path: str, *, direct: bool = False) -> Callable[[H], H]:
+    def handle(
+        self,
+        method: str,
+        path: str,
+        *,
+        direct: bool = False,
+        scope: Scope | None = None,
+        public: bool = False,
+    ) -> Callable[[H], H]:
         """Route a method and path to the decorated handler, which may stand under several.
 
         Args:
@@ -61,21 +74,46 @@ class Routes(Blueprint):
             path: in Werkzeug's notation.
             direct: whether our own server may call the handler without Quart's dispatch, which costs
                 more than most handlers do. The path then has no variables.
+            scope: what a caller must be allowed; by default ``read`` for GET and ``write`` for the others.
+            public: whether anyone may call, without saying who it is. The handler has no context then.
         """
+        needed = None if public else scope or needed_scope(method)
 
         def add(handler: H) -> H:
-            view = self._views.setdefault(handler, _view(handler))
-            self.add_url_rule(path, endpoint=handler.__name__, view_func=view, methods=[method])
+            admitted = _admitted(handler, needed)
+            endpoint = f"{handler.__name__} {method} {path}".replace(".", " ")
+            self.add_url_rule(path, endpoint=endpoint, view_func=_view(admitted), methods=[method])
             if direct:
-                self.direct[method, path] = handler
+                self.direct[method, path] = admitted
+            if needed is None:
+                self.public.add(path)
             return handler
 
         return add
 
 
+def needed_scope(method: str) -> Scope:
+    """What a caller must be allowed for a method of HTTP."""
+    return "read" if method in ("GET", "HEAD") else "write"
+
+
+def _admitted(handler: Handler, needed: Scope | None) -> Handler:
+    """A handler that is reached only by those who may call it."""
+    if needed is None:
+        return handler
+
+    async def admit(request: RequestScope, **variables: str) -> Reply:
+        await request.admit(needed)
+        return await handler(request, **variables)
+
+    return admit
+
+
 def _view(handler: Handler) -> View:
     async def view(**variables: str) -> Response:
-        return (await handler(this_request(), **variables)).response()
+        request = this_request()
+        request.sent = await handler(request, **variables)
+        return request.sent.response()
 
     return view
 
@@ -98,11 +136,16 @@ class RequestNursery(TrioASGIHTTPConnection):
     app: GatewayApp
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-            request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
-            await self._serve(request, send)
-        if request.timed_out:
-            await self._reply(await refuse(request, turn_timeout(request.gateway.config)), request, send)
+        request: RequestScope | None = None
+        try:
+            async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+                request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
+                await self._serve(request, send)
+            if request.timed_out:
+                await self._reply(await refuse(request, turn_timeout(request.gateway.config)), request, send)
+        finally:
+            if request is not None:
+                tell(request)
 
     async def _serve(self, request: RequestScope, send: ASGISendCallable) -> None:
         try:
@@ -113,6 +156,7 @@ class RequestNursery(TrioASGIHTTPConnection):
             return
         handler = self.app.direct.get((self.scope["method"], self.scope["path"]))
         if handler is not None and request.direct:
+            request.route = self.scope["path"]
             await self._call(handler, request, send)
         else:
             await self._dispatch(request, send)
@@ -127,22 +171,39 @@ class RequestNursery(TrioASGIHTTPConnection):
             request.nursery.cancel_scope.cancel()
 
     async def _reply(self, reply: Reply, request: RequestScope, send: ASGISendCallable) -> None:
-        reply.headers.append((b"x-request-id", request.context.request_id.encode()))
+        reply.headers.append((b"x-request-id", request.request_id.encode()))
         request.started = True
-        await reply.send(send)
+        request.status, request.sent = reply.status, reply
+        try:
+            await reply.send(send)
+        except GatewayError as error:
+            request.error = error
+            raise
+        request.whole = True
 
     async def _dispatch(self, request: RequestScope, send: ASGISendCallable) -> None:
         async def send_and_note_the_end(message: ASGISendEvent) -> None:
             request.started = True
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if last:
                 request.answered()
             await send(message)
+            request.whole = last
 
         dispatched = cast("DispatchedRequest", self._create_request_from_scope(send))
         dispatched.in_scope = request
         if self.scope["method"] in _BODILESS:
             request.watch()
-        await self.handle_request(request.nursery, dispatched, send_and_note_the_end)
+        try:
+            await self.handle_request(request.nursery, dispatched, send_and_note_the_end)
+        except GatewayError as error:
+            request.error = error
+            raise
+        finally:
+            if dispatched.url_rule is not None:
+                request.route = template(dispatched.url_rule.rule)
 
 
 class GatewayApp(QuartTrio):
@@ -152,6 +213,7 @@ class GatewayApp(QuartTrio):
         gateway: what it serves.
         callers: the hosts and origins that may call.
         direct: (method, path) -> handler, for the routes that may skip the dispatch.
+        public: the paths that anyone may call, without saying who it is.
     """
 
     asgi_http_class = RequestNursery
@@ -159,6 +221,13 @@ class GatewayApp(QuartTrio):
     gateway: Gateway
     callers: Callers
     direct: Mapping[tuple[str, str], Handler]
+    public: Set[str]
+
+
+@cache
+def template(rule: str) -> str:
+    """One of our routes in OpenAPI's notation: Werkzeug's, without its converters."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
 
 
 async def refuse(request: RequestScope, error: Exception) -> Reply:
@@ -170,8 +239,9 @@ async def refuse(request: RequestScope, error: Exception) -> Reply:
     if isinstance(error, HTTPException):
         error = _routing_error(request, error)
     elif not isinstance(error, GatewayError):
-        logger.error("request %s failed", request.context.request_id, exc_info=error)
+        logger.error("request %s failed", request.request_id, exc_info=error)
         error = GatewayError("The gateway failed.", code="internal_error")
+    request.error = error
     reply = Reply(error.body(), error.status)
     reply.headers += [
         (name.lower().encode(), value.encode("latin-1")) for name, value in error.headers.items()

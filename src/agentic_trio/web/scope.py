@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import parse_qsl
 
 import trio
 from werkzeug.datastructures import MultiDict
 
-from agentic_trio.context import RequestContext, upstream_authorization
+from agentic_trio.auth.refusals import missing_scope
+from agentic_trio.context import ANYONE, RequestContext, upstream_authorization
 from agentic_trio.errors import RequestTooLarge
 from agentic_trio.gateway.admission import Ticket
 from agentic_trio.minting import mint_id
 from agentic_trio.web.encodings import decoded
 from agentic_trio.web.forwarding import to_model_server
-from agentic_trio.web.reply import Reply
+from agentic_trio.web.reply import Chunks, Reply
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from hypercorn.typing import ASGIReceiveCallable, HTTPScope
 
+    from agentic_trio.context import Identity, Scope
+    from agentic_trio.errors import GatewayError
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.telemetry.figures import Figures
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Fate(Protocol):
+    """What our server knows of a request that no app is told: why its client got no answer, or not all."""
+
+    @property
+    def refusal(self) -> GatewayError | None:
+        """What the server itself answered instead."""
+
+    @property
+    def gone(self) -> str:
+        """``gone`` if the client left, ``too_slow`` if it took nothing; empty while it is there."""
 
 
 class RequestScope:
@@ -37,6 +54,14 @@ class RequestScope:
         stack: leaves its contexts when the request is over, before a refusal is sent.
         ticket: the request's slot and memory, until a turn takes them over.
         started: whether the response has begun, so that its status can't be another.
+        arrived: when its head was there, in seconds of ``time.perf_counter``.
+        route: the route that serves it, with the names of its variables; empty if none does.
+        status: the response's, once it has begun.
+        whole: whether all of the response was sent.
+        error: why the request was refused, or its response cut short.
+        response_id: of the response that it creates or names, if there is one.
+        figures: those of the turn that it makes and owns.
+        sent: the reply that was begun.
     """
 
     def __init__(
@@ -47,14 +72,26 @@ class RequestScope:
         stack: AsyncExitStack,
         receive: ASGIReceiveCallable,
     ) -> None:
+        self.arrived = perf_counter()
+        self.route = ""
+        self.status = 0
+        self.whole = False
+        self.error: GatewayError | None = None
+        self.response_id = ""
+        self.figures: Figures | None = None
+        self.sent: Reply | None = None
         self.scope = scope
         self.gateway = gateway
         self.nursery = nursery
         self.stack = stack
         self.ticket = stack.enter_context(Ticket(gateway.admission))
         self._receive = receive
+        # Whether the client left, and what our server refused it for.
+        self.fate: Fate | None = getattr(receive, "fate", None)
         # How our server tells of a client that leaves, without a task that waits for it.
         self._server_watch = getattr(receive, "watch", None)
+        self._request_id: str | None = None
+        self._identity: Identity | None = None
         self._context: RequestContext | None = None
         self._first: dict[bytes, bytes] | None = None
         self.started = False
@@ -79,22 +116,78 @@ class RequestScope:
         return MultiDict(parse_qsl(query, keep_blank_values=True))
 
     @property
-    def context(self) -> RequestContext:
-        """The request's auth and id: frozen, and handed down to whatever works for the request."""
-        if self._context is None:
-            sent = self.header(b"authorization")
+    def owner(self) -> str:
+        """Whose data the request works with; empty while that isn't known."""
+        return "" if self._identity is None else self._identity.owner
+
+    @property
+    def request_id(self) -> str:
+        """Names the request in logs and in its answer: as the client calls it, or a new name."""
+        if self._request_id is None:
             id = self.header(b"x-request-id")
+            self._request_id = id if id and _REQUEST_ID.fullmatch(id) else mint_id("req")
+        return self._request_id
+
+    async def authenticate(self) -> None:
+        """Find out who the request comes from. It is asked once, and before the body is read.
+
+        Raises:
+            GatewayError: it can't be told (401), or not now (503).
+        """
+        if self._identity is None:
+            authenticator = self.gateway.authenticator
+            self._identity = ANYONE if authenticator is None else await authenticator.identify(self.headers)
+
+    async def admit(self, scope: Scope) -> None:
+        """Let the request in, if whoever sends it may do what needs this scope.
+
+        Raises:
+            GatewayError: as ``authenticate``, or it may not (403).
+        """
+        await self.authenticate()
+        if self._identity is not None and not self._identity.may(scope):
+            raise missing_scope(scope)
+
+    @property
+    def context(self) -> RequestContext:
+        """The request's owner, auth and id: frozen, and handed down to whatever works for the request.
+
+        Raises:
+            RuntimeError: who it comes from has not been found out, so it may see nobody's state.
+        """
+        if self._context is None:
+            identity = self._identity
+            if identity is None:
+                raise RuntimeError(f"{self.where} was not authenticated")
+            config = self.gateway.config
+            open_to_all = self.gateway.authenticator is None
             self._context = RequestContext(
-                authorization=upstream_authorization(
-                    self.gateway.config, None if sent is None else sent.encode("latin-1")
+                authorization=upstream_authorization(config, identity, self._brought_authorization()),
+                owner=identity.owner,
+                request_id=self.request_id,
+                headers=tuple(
+                    to_model_server(self.headers, credentials=open_to_all and config.client_auth == "forward")
                 ),
-                request_id=id if id and _REQUEST_ID.fullmatch(id) else mint_id("req"),
-                headers=tuple(to_model_server(self.headers, self.gateway.config)),
+                route="/v1/responses",
+                identity=identity,
             )
         return self._context
 
+    def _brought_authorization(self) -> bytes | None:
+        """The ``Authorization`` that a client has for the model server, if it isn't the one for us."""
+        for name, value in self.headers:
+            if name == b"authorization":
+                authenticator = self.gateway.authenticator
+                return value if authenticator is None or not authenticator.is_ours(value) else None
+        return None
+
     def credentials(self) -> list[bytes]:
-        """The values of the headers that say who the client is."""
+        """The values of the headers that tell one client from another, where no owner does.
+
+        An owner's credentials change: keys are rotated, tokens expire within minutes.
+        """
+        if self.gateway.authenticator is not None:
+            return []
         return [value for name, value in self.headers if name in (b"authorization", b"x-api-key")]
 
     @property
@@ -184,6 +277,12 @@ class RequestScope:
         """Whether the request's nursery, which is over, reached its deadline before the response began."""
         scope = self.nursery.cancel_scope
         return scope.cancelled_caught and not self.started and trio.current_time() >= scope.deadline
+
+    @property
+    def cut_by(self) -> GatewayError | None:
+        """Why the body ended before its end, if its reader is told so in its own words."""
+        body = None if self.sent is None else self.sent.body
+        return body.error if isinstance(body, Chunks) else None
 
     def answered(self) -> None:
         """The last byte of the response is on its way: the client may leave."""
