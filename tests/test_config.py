@@ -31,12 +31,23 @@ POSITIVE = (
     "max_background",
     "erase_after",
     "keep_alive_interval",
+    "mcp_list_timeout",
+    "mcp_call_timeout",
+    "max_mcp_tools",
+    "max_mcp_list_bytes",
+    "max_mcp_answer_bytes",
+    "max_tool_result_bytes",
+    "max_turn_results_bytes",
+    "max_parallel_calls",
+    "max_tool_rounds",
 )
 NOT_NEGATIVE = (
+    "mcp_list_age",
     "graceful_timeout",
     "conversation_wait",
     "replay_retention",
     "retention_days",
+    "fd",
     "upstream_retries",
 )
 
@@ -278,11 +289,21 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "log_requests": ("false", False),
     "bridge_silence": ("false", False),
     "migration_backup": ("false", False),
+    "uds": ("/run/x.sock", "/run/x.sock"),
+    "certfile": ("x.pem", "x.pem"),
+    "keyfile": ("x.key", "x.key"),
+    "keyfile_password": ("null", "null"),
+    "root_path": ("/llm/", "/llm"),
+    "forwarded_allow_ips": ("10.0.0.0/8, unix", ("10.0.0.0/8", "unix")),
     "host": ("::1", "::1"),
     "auth": ("keys, oidc", ("keys", "oidc")),
     "open": ("true", True),
     "keys_file": ("some.keys", "some.keys"),
     "openai_api_key": ("null", "null"),
+    "mcp_servers": ("a=http://host/mcp\nb=https://x", ("a=http://host/mcp", "b=https://x")),
+    "mcp_tokens": ("a=secret,b:x-key=other=", ("a=secret", "b:x-key=other=")),
+    "mcp_allow_hosts": ("host.example, [::1]:80,public", ("host.example", "[::1]:80", "public")),
+    "web_search_server": ("search/find", "search/find"),
     "seal_keys_file": ("/run/keys", "/run/keys"),
 }
 """Field -> a text and its value. All others are numbers."""
@@ -294,9 +315,10 @@ def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     variable = f"AGENTIC_TRIO_{name.upper()}"
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
-    assert type(getattr(config, name)) is type(
-        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys", keys_file="keys"), name)
+    texts = dict.fromkeys(
+        ("seal_keys_file", "keys_file", "uds", "certfile", "keyfile", "keyfile_password"), "x"
     )
+    assert type(getattr(config, name)) is type(getattr(Config(openai_api_key=SECRET, **texts), name))
     assert config.source_of(name) == Source("variable", variable)
 
 

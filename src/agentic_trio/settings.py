@@ -28,7 +28,7 @@ import msgspec
 from agentic_trio.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default as help says it."""
-        if self.default in (None, ()):
+        if self.default in (None, (), ""):
             return "none by default"
         if isinstance(self.default, bool):
             return "on by default" if self.default else "off by default"
@@ -172,6 +172,8 @@ class Setting:
             kind = "a number"
         else:
             kind = "true or false" if self.type is bool else "a list of texts"
+        if self.secret:
+            return f"must be {kind}, not {type(value).__name__}"
         return f"must be {kind}, not {value!r}"
 
     def _out_of_bounds(self, value: Any) -> str | None:
@@ -321,8 +323,11 @@ def warn_of_unknown_variables(settings: Mapping[str, Setting], environ: Mapping[
             logger.warning("%s is not a setting and has no effect%s", printable(variable), near)
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Collection[str]) -> str:
     # The prefix that all variables share would make any two of them look alike.
+    if name.removesuffix("_FILE") in known:
+        # It is no secret, so no file is read for it.
+        return f": did you mean {name.removesuffix('_FILE')}?"
     names = {each.removeprefix(PREFIX): each for each in known}
     near = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=2)
     return f": did you mean {' or '.join(names[each] for each in near)}?" if near else ""

@@ -18,8 +18,7 @@ import trio
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.server.binding import tls_context
-from agentic_trio.server.serve import check_exposure, serve
+from agentic_trio.server.serve import bound, check_exposure, serve
 from agentic_trio.server.systemd import Notifier
 from agentic_trio.store.contract import StoreError
 from agentic_trio.telemetry.observer import Observer
@@ -27,6 +26,8 @@ from agentic_trio.telemetry.process_log import set_level
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from hypercorn.config import Sockets
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
@@ -54,11 +55,12 @@ def run_gateway(config: Config, log: RequestLog, *, local: bool, reread: Callabl
         ClickException: the database can't be used, or the address.
     """
     check_exposure(config, authenticates=bool(config.auth))
-    tls_context(config)
     tune_collector()
     tune_allocator()
     try:
-        trio.run(_serve_local if local else _serve, config, log, reread)
+        # An address that is taken must not cost a database or the start of a model first.
+        with bound(config) as sockets:
+            trio.run(_serve_local if local else _serve, config, sockets, log, reread)
     except StoreError as error:
         raise click.ClickException(f"the database can't be used: {error}") from error
     except KeyboardInterrupt:
@@ -103,7 +105,9 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-async def _serve_local(config: Config, log: RequestLog, reread: Callable[[], Config]) -> None:
+async def _serve_local(
+    config: Config, sockets: Sockets, log: RequestLog, reread: Callable[[], Config]
+) -> None:
     from agentic_trio.cli.local_model import LocalModelError, run_local_model
 
     print("Starting the local model (Gemma 3 270M on llama.cpp) ...", flush=True)
@@ -114,11 +118,11 @@ async def _serve_local(config: Config, log: RequestLog, reread: Callable[[], Con
             raise ConfigError(str(error)) from error
         # llama.cpp closes a connection after a streamed answer without having said that it would.
         retries = max(config.upstream_retries, LOCAL_RETRIES)
-        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), log, reread)
+        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), sockets, log, reread)
         nursery.cancel_scope.cancel()
 
 
-async def _serve(config: Config, log: RequestLog, reread: Callable[[], Config]) -> None:
+async def _serve(config: Config, sockets: Sockets, log: RequestLog, reread: Callable[[], Config]) -> None:
     """Serve until SIGTERM or SIGINT has been obeyed."""
     notifier = Notifier(os.environ)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -127,7 +131,7 @@ async def _serve(config: Config, log: RequestLog, reread: Callable[[], Config]) 
             open_inner_nursery() as nursery,
         ):
             told = trio.Event()
-            urls = await nursery.start(_until_served, gateway, told, nursery.cancel_scope)
+            urls = await nursery.start(_until_served, gateway, sockets, told, nursery.cancel_scope)
             servers = config.upstream_origins
             behind = f"server is {servers[0]}" if len(servers) == 1 else f"servers are {', '.join(servers)}"
             for url in urls:
@@ -141,12 +145,13 @@ async def _serve(config: Config, log: RequestLog, reread: Callable[[], Config]) 
 
 async def _until_served(
     gateway: Gateway,
+    sockets: Sockets,
     told: trio.Event,
     everything: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    await serve(gateway, shutdown_trigger=told.wait, task_status=task_status)
+    await serve(gateway, sockets=sockets, shutdown_trigger=told.wait, task_status=task_status)
     everything.cancel()
 
 

@@ -107,6 +107,8 @@ def _check_free(path: str) -> None:
 def tls_context(config: Config) -> ssl.SSLContext | None:
     """What connections are secured with; None without a ``certfile``. Raises ConfigError."""
     if config.certfile is None:
+        if config.keyfile is not None:
+            raise ConfigError("keyfile is given without a certfile")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,10 @@ from agentic_trio.server.limits import ConnectionLimits
 from agentic_trio.web.app import create_app
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from ssl import SSLContext
+
+    from hypercorn.config import Sockets
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
@@ -32,6 +35,7 @@ FAREWELL = 1.0
 async def serve(
     gateway: Gateway,
     *,
+    sockets: Sockets | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -42,6 +46,7 @@ async def serve(
 
     Args:
         gateway: an open one.
+        sockets: what :func:`bound` has bound; without them the address is bound here.
         shutdown_trigger: its return starts the shutdown.
         task_status: gets the URLs that are being listened on.
 
@@ -51,20 +56,21 @@ async def serve(
 
     Cancellation: connections are closed at once; turns are recorded as ``cancelled``.
     """
-    config = gateway.config
-    binding = Binding.of(config)
-    check_exposure(config, authenticates=gateway.authenticator is not None)
-    with unix_socket(binding.uds):
-        await _serve(gateway, binding, shutdown_trigger or trio.sleep_forever, task_status)
+    check_exposure(gateway.config, authenticates=gateway.authenticator is not None)
+    with ExitStack() as stack:
+        if sockets is None:
+            sockets = stack.enter_context(bound(gateway.config))
+        await _serve(gateway, sockets, shutdown_trigger or trio.sleep_forever, task_status)
 
 
 async def _serve(
     gateway: Gateway,
-    binding: Binding,
+    sockets: Sockets,
     shutdown_trigger: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     config = gateway.config
+    binding = Binding.of(config)
     settings = hypercorn_config(config, binding)
     if settings.certificates is not None:
         gateway.reloads.append(partial(load_certificate, settings.certificates))
@@ -81,10 +87,30 @@ async def _serve(
             limits=ConnectionLimits(
                 max_connections=config.max_connections, write_timeout=config.write_timeout
             ),
+            sockets=sockets,
             observer=gateway.observer,
             shutdown_trigger=told_to_stop,
             task_status=task_status,
         )
+
+
+@contextmanager
+def bound(config: Config) -> Iterator[Sockets]:
+    """Bind a gateway's address before there is a gateway. Nobody can connect until it is served.
+
+    Raises:
+        ConfigError: the certificate can't be used, or what is to be listened on is no socket.
+        OSError: the address can't be bound.
+    """
+    binding = Binding.of(config)
+    settings = hypercorn_config(config, binding)
+    with unix_socket(binding.uds):
+        sockets = settings.create_sockets()
+        try:
+            yield sockets
+        finally:
+            for each in (*sockets.insecure_sockets, *sockets.secure_sockets):
+                each.close()
 
 
 def check_exposure(config: Config, *, authenticates: bool) -> None:

@@ -140,7 +140,7 @@ def stats(path: str, *, progress: Callable[[int, int], None]) -> dict[str, Any]:
     return found | {"last_backup": backups[-1] if backups else None}
 
 
-def _sizes(connection: sqlite3.Connection, path: str) -> dict[str, int]:
+def _sizes(connection: sqlite3.Connection, path: str) -> dict[str, Any]:
     def pragma(name: str) -> int:
         value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
         return value
@@ -149,6 +149,7 @@ def _sizes(connection: sqlite3.Connection, path: str) -> dict[str, int]:
     deleted = "SELECT count(*) FROM tombstone"
     log = f"{path}-wal"
     return {
+        "sqlite": sqlite3.sqlite_version,
         "schema": version,
         "waiting_to_be_erased": connection.execute(deleted).fetchone()[0] if version > 1 else 0,
         "size": pragma("page_count") * pragma("page_size"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from typing import TYPE_CHECKING
 
@@ -49,7 +48,7 @@ def _examine_file(path: str) -> Iterator[Finding]:
     use = "no gateway uses it" if process is None else f"it is in use by process {process}"
     if not problems:
         says = f"{path} is whole: {found['responses']} responses, {found['size'] >> 20} MiB, and {use}"
-        yield ok(CHECK, f"{says} (SQLite {sqlite3.sqlite_version}).")
+        yield ok(CHECK, f"{says} (SQLite {found['sqlite']}).")
     if found["schema"] < schema.VERSION:
         says = f"The database is of schema {found['schema']}, and this version has {schema.VERSION}."
         yield warning(CHECK, says, "None: the gateway backs it up and migrates it.")
