@@ -121,7 +121,7 @@ class Recording:
             logger.error("turn %s was not recorded in time", self.id)
             self._services.unrecorded.keep(self._ending(response, log, last))
             return ServiceUnavailable("The response was not stored in time.")
-        log.extend(last)
+        log.append_last(last)
         return None
 
     def _not_recorded(self, response: Accumulator, log: EventLog) -> GatewayError:
@@ -130,7 +130,7 @@ class Recording:
         last = self.last_events(response)
         if self.row is not Row.NONE:
             self._services.unrecorded.keep(self._ending(response, log, last))
-        log.extend(last)
+        log.append_last(last)
         return error
 
     async def withdraw(self, response: Accumulator, log: EventLog) -> None:

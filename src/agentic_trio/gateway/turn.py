@@ -264,14 +264,16 @@ class Turn:
             self._response.receive_json(body)
 
     async def _follow_stream(self, answer: Answer) -> None:
-        with trio.CancelScope() as lingering:
-            async for chunk in answer.chunks:
-                if self._response.ended:
-                    continue
+        def take(chunk: bytes) -> bool:
+            if not self._response.ended:
                 self._ticket.charge(len(chunk))
                 self._log(self._response.receive(chunk))
                 if self._response.ended:
                     lingering.deadline = trio.current_time() + LINGER
+            return True
+
+        with trio.CancelScope() as lingering:
+            await answer.chunks.follow(take)
         self._log(self._response.end_of_stream())
 
     def _log(self, events: Sequence[bytes]) -> None:
@@ -308,7 +310,7 @@ class Turn:
             return
         if self.call.store and recording.row is not Row.NONE:
             await recording.withdraw(self._response, self.log)
-        self.log.extend(recording.last_events(self._response))
+        self.log.append_last(recording.last_events(self._response))
 
     def _leaves_a_row(self) -> bool:
         """See the table above. A refused request is no turn."""

@@ -13,6 +13,7 @@ import httpx
 from agentic_trio.errors import GatewayError, UpstreamError
 from agentic_trio.net.deadlines import open_deadlines
 from agentic_trio.net.direct import open_direct_stream
+from agentic_trio.net.pump import open_pump
 from agentic_trio.upstream.answer import Answer, ReceivedChunks
 from agentic_trio.upstream.faults import Outages, upstream_error
 from agentic_trio.upstream.transport import StreamTransport
@@ -235,8 +236,10 @@ async def open_upstream(config: Config) -> AsyncIterator[Upstream]:
     timeouts = httpx.Timeout(config.idle_timeout, connect=config.connect_timeout)
     async with (
         open_deadlines() as deadlines,
+        open_pump(deadlines) as pump,
         StreamTransport(
-            keepalive_expiry=KEEP_ALIVE_EXPIRY, connect=partial(open_direct_stream, deadlines=deadlines)
+            keepalive_expiry=KEEP_ALIVE_EXPIRY,
+            connect=partial(open_direct_stream, deadlines=deadlines, pump=pump),
         ) as transport,
     ):
         yield Upstream(config.upstream_origin, transport, timeouts.as_dict())
