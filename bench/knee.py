@@ -51,7 +51,7 @@ QUICK = (50, 100, 200, 300)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One measurement. ``lockstep``: all streams get their events at the same instants, as vLLM sends them."""
+    """One measurement. ``lockstep``: all streams get their events at one instant, as vLLM sends them."""
 
     streams: int
     events: int
@@ -127,7 +127,7 @@ def measured(name: str, load: Load, load_generator: Generator, server: Server | 
 def climb(
     chosen: Sequence[Contender], loads: Sequence[Load], cores: tuple[int, int], directory: Path
 ) -> list[Point]:
-    """Take all measurements, the contenders in turns. One that is far past its knee is left out of the rest."""
+    """Take all measurements, the contenders in turns. One that is far past its knee is left out."""
     points: list[Point] = []
     with ExitStack() as stack:
         load_generator = stack.enter_context(generator(directory, cores[1]))

@@ -79,9 +79,10 @@ class Epoll:
         self._epoll.register(descriptor, select.EPOLLIN)
 
     def remove(self, descriptor: int) -> None:
-        # A closed socket has left the set by itself.
-        with suppress(OSError):
-            self._epoll.unregister(descriptor)
+        # A closed socket has left the set by itself, and an owner may be cancelled after the pump.
+        if not self._epoll.closed:
+            with suppress(OSError):
+                self._epoll.unregister(descriptor)
 
     async def wait(self) -> Sequence[int]:
         await trio.lowlevel.wait_readable(self._epoll.fileno())
