@@ -15,9 +15,10 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "minting", "settings"),
+    ("config", "context", "errors", "minting", "settings", "types"),
     ("net", "http1", "wire"),
     ("store", "upstream"),
+    ("auth",),
     ("gateway",),
     ("web",),
     ("server",),
@@ -27,7 +28,7 @@ LAYERS = (
 
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
-PACKAGES = ("net", "http1", "wire", "store", "upstream", "gateway", "web", "server", "cli")
+PACKAGES = ("net", "http1", "wire", "store", "upstream", "auth", "gateway", "web", "server", "cli")
 """Each knows nothing of its neighbours in the same layer."""
 
 RESOURCES = frozenset({"responses", "conversations", "items"})
@@ -37,6 +38,7 @@ PURE = frozenset(
     {
         "__future__",
         "collections",
+        "cryptography",
         "dataclasses",
         "difflib",
         "functools",
@@ -57,6 +59,7 @@ OWNERS = {
     "quart": ("web",),
     "quart_trio": ("web", "asgi"),
     "httptools": ("http1",),
+    "cryptography": ("wire.sealing",),
 }
 """Library -> the only modules that may name it."""
 

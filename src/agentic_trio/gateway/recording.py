@@ -170,7 +170,7 @@ class Recording:
             base=context.history.base,
             conversation=self._call.conversation,
             input=stored_items(context.input),
-            output=[Item(item.id, item.data, partial=item.unusable) for item in response.items],
+            output=[Item(item.id, item.stored, partial=item.unusable) for item in response.items],
             open_calls=context.open_calls
             | opened_calls(item.final or {} for item in response.items if not item.unusable),
             body=response.snapshot.body(),

@@ -75,9 +75,10 @@ class Registry:
     async def _parse(self, body: bytes) -> CreateResponse:
         """Parse a body; a large one in slices, between which other tasks get their turn."""
         mint, strict = self._services.mint, self._services.config.strict_parameters
+        seals = self._services.sealing is not None
         if len(body) < LARGE_BODY:
-            return parse_create_response(body, mint, strict=strict)
-        steps = parse_steps(body, mint, strict=strict)
+            return parse_create_response(body, mint, strict=strict, seals=seals)
+        steps = parse_steps(body, mint, strict=strict, seals=seals)
         began = time.perf_counter()
         while True:
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agentic_trio.gateway.items import linked_items, resolved
@@ -10,6 +10,7 @@ from agentic_trio.gateway.store_errors import HistoryErrors
 from agentic_trio.store.contract import History
 from agentic_trio.wire.create_response import nothing_to_answer
 from agentic_trio.wire.items import pair_calls, refuse_dangling
+from agentic_trio.wire.sealed_items import REASONING, opened_reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,7 @@ async def rehydrate(call: CreateResponse, owner: str, services: Services, ticket
     if call.previous_response_id is not None or call.conversation is not None:
         history = await _read_history(call, owner, services)
         ticket.reserve(sum(map(len, history.items)))
-    items = await _resolved(call, owner, services)
+    items = _opened(await _resolved(call, owner, services), owner, services)
     if not items and not history.items:
         raise nothing_to_answer()
     open_calls = pair_calls(history.open_calls, items, history.items)
@@ -70,6 +71,15 @@ async def _read_history(call: CreateResponse, owner: str, services: Services) ->
         if previous is not None:
             await services.unrecorded.settle(owner, previous)
         return await services.store.history(owner, response=previous, conversation=call.conversation)
+
+
+def _opened(items: list[InputItem], owner: str, services: Services) -> list[InputItem]:
+    """The input, with the reasoning opened that the client has carried."""
+    seal = services.seal_of(owner)
+    return [
+        replace(item, data=opened_reasoning(item.data, seal)) if item.type == REASONING else item
+        for item in items
+    ]
 
 
 async def _resolved(call: CreateResponse, owner: str, services: Services) -> list[InputItem]:

@@ -13,35 +13,47 @@ from agentic_trio.wire.conversations import deleted_body, list_body
 from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.replay import replayed
 from agentic_trio.wire.responses import with_output
+from agentic_trio.wire.sealed_items import with_sealed_reasoning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.registry import Registry
-    from agentic_trio.gateway.unrecorded import Unrecorded
-    from agentic_trio.store.contract import Ending, PageQuery, Store
+    from agentic_trio.gateway.services import Services
+    from agentic_trio.store.contract import Ending, PageQuery
 
 
 class Responses:
     """Responses that are stored or under way, by owner."""
 
-    def __init__(self, store: Store, unrecorded: Unrecorded, turns: Registry) -> None:
-        self._store = store
-        self._unrecorded = unrecorded
+    def __init__(self, services: Services, turns: Registry) -> None:
+        self._store = services.store
+        self._unrecorded = services.unrecorded
+        self._seal_of = services.seal_of
         self._turns = turns
 
-    async def read(self, owner: str, id: str) -> bytes:
-        """The Response object: as it was answered first, or as it is while its turn runs."""
+    async def read(self, owner: str, id: str, *, sealed: bool = False) -> bytes:
+        """The Response object: as it was answered first, or as it is while its turn runs.
+
+        Args:
+            owner: whose it is.
+            id: its id.
+            sealed: seal reasoning beside its text, for a client that will carry it.
+        """
         turn = self._turns.find(owner, id)
         if turn is not None and turn.announced:
             return turn.snapshot()
         ending = await self._told(owner, id)
         if ending is not None:
-            return with_output(ending.body, [item.data for item in ending.output])
+            return with_output(ending.body, self._shown(owner, (item.data for item in ending.output), sealed))
         with StateErrors():
             stored = await self._store.response(owner, id)
-        return with_output(stored.body, stored.output)
+        return with_output(stored.body, self._shown(owner, stored.output, sealed))
+
+    def _shown(self, owner: str, items: Iterable[bytes], sealed: bool) -> Iterable[bytes]:
+        seal = self._seal_of(owner) if sealed else None
+        return items if seal is None else [with_sealed_reasoning(data, seal) for data in items]
 
     async def _told(self, owner: str, id: str) -> Ending | None:
         """An ending that may be told before it is recorded: a failure, which a crash would make of it too."""
@@ -71,18 +83,18 @@ class Responses:
         turn = self._turns.find(owner, id)
         if turn is not None and turn.announced:
             if not turn.call.stream:
-                raise _not_streamed()
+                raise not_streamed()
             return turn.log
         events = await self._events(owner, id)
         if not events:
-            raise _not_streamed()
+            raise not_streamed()
         return EventLog.of(events)
 
     async def repeated_stream(self, owner: str, id: str) -> EventLog:
         """The events of a response whose request came again: as they were sent, or told from what is kept."""
         events = await self._events(owner, id) or replayed(await self.read(owner, id))
         if not events:
-            raise _not_streamed()
+            raise not_streamed()
         return EventLog.of(events)
 
     async def _events(self, owner: str, id: str) -> Sequence[bytes]:
@@ -141,7 +153,8 @@ def _not_in_background() -> InvalidRequest:
     return InvalidRequest("Cannot cancel a synchronous response.")
 
 
-def _not_streamed() -> InvalidRequest:
+def not_streamed() -> InvalidRequest:
+    """The response has no stream to read."""
     return InvalidRequest(
         "This response can no longer be streamed, or was not created with stream=true.", param="stream"
     )

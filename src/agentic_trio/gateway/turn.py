@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable, TurnTimeout, UpstreamError
-from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog, TurnEvents
+from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog
 from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
+from agentic_trio.wire.affinity import Affinity
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
@@ -86,7 +87,10 @@ class Turn:
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
-        self._response = Accumulator(snapshot, services.mint, services.now)
+        self._seal = services.seal_of(context.owner)
+        self._response = Accumulator(
+            snapshot, services.mint, services.now, self._seal if call.seals else None
+        )
         self._context = context
         self._services = services
         self._ticket = ticket
@@ -140,10 +144,6 @@ class Turn:
     def queued(self) -> bytes:
         """The Response object that a background turn's client gets: ``queued``, as OpenAI's always is."""
         return with_output(self._response.snapshot.queued().body(), ())
-
-    def events(self) -> TurnEvents:
-        """The events as objects, from the first one until the turn has ended."""
-        return TurnEvents(self.log)
 
     def wake_if_quiet(self) -> None:
         """Let readers send a comment, if nothing has happened since the last call.
@@ -220,24 +220,30 @@ class Turn:
         config = self._services.config
         self._scope.deadline = trio.current_time() + config.turn_timeout
         self._progress = Call.MADE
-        retries = Retries(
-            self.recording.context.items(), retries=config.upstream_retries, truncates=self.call.truncates
-        )
+        items = self.recording.context.items()
+        # The oldest item is the same along a thread and its forks, and its id makes it no other thread's.
+        affinity = Affinity(self.call.model, items[0])
+        retries = Retries(items, retries=config.upstream_retries, truncates=self.call.truncates)
         while True:
             try:
-                async with self._ask(retries.items) as answer:
+                async with self._ask(retries.items, affinity) as answer:
                     self._progress = Call.ACCEPTED
                     await self._follow(answer)
+                    if answer.server is not None:
+                        answer.server.used(self._response.snapshot.usage)
                     return
             except UpstreamError as error:
                 if self._progress is Call.ACCEPTED:
                     raise
                 await retries.after(error)
 
-    def _ask(self, items: Sequence[bytes]) -> AbstractAsyncContextManager[Answer]:
+    def _ask(self, items: Sequence[bytes], affinity: Affinity) -> AbstractAsyncContextManager[Answer]:
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
-            self.call.upstream_body(items, stream=self.call.stream), self._context, self._announce
+            self.call.upstream_body(items, stream=self.call.stream, seal=self._seal),
+            self._context,
+            self._announce,
+            affinity,
         )
 
     async def _announce(self) -> None:

@@ -414,5 +414,8 @@ class Store(Protocol):
         been recorded: it may continue a history that was deleted meanwhile.
         """
 
+    async def secret(self, name: str, value: bytes) -> bytes:
+        """Return the secret of this name: ``value``, which is kept from now on, if there was none."""
+
     async def probe(self) -> None:
         """Prove that the store can be written to now."""

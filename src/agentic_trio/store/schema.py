@@ -123,6 +123,14 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE TABLE probe (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT",
         "PRAGMA user_version = 2",
     ),
+    (
+        "CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",
+        """
+        CREATE INDEX entry_compaction ON entry (key)
+            WHERE issued = 1 AND item GLOB 'cmp_*'
+        """,
+        "PRAGMA user_version = 3",
+    ),
 )
 """The statements that lead from each version to the next; the last of each sets the version."""
 

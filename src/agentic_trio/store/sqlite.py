@@ -233,12 +233,22 @@ class SqliteStore:
             self._swept = not await self.writer.between(_remove_traces)
         return erased
 
+    async def secret(self, name: str, value: bytes) -> bytes:
+        return await self.writer.write(lambda db: _secret(db, name, value))
+
     async def probe(self) -> None:
         whole = self.writer.outage.failing or trio.current_time() >= self._proven + PROVEN
         await self.writer.write(_write_as_a_turn_does if whole else _touch)
         if whole:
             self._proven = trio.current_time()
             self.writer.outage.over()
+
+
+def _secret(db: sqlite3.Connection, name: str, value: bytes) -> bytes:
+    statement = "INSERT INTO secret (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING"
+    db.execute(statement, {"name": name, "value": value})
+    kept: bytes = db.execute("SELECT value FROM secret WHERE name = :name", {"name": name}).fetchone()[0]
+    return kept
 
 
 def _touch(db: sqlite3.Connection) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from agentic_trio.errors import InvalidRequest
-from agentic_trio.store.contract import Order, PageQuery
+from agentic_trio.gateway.items import page_query as page_query_of
 from agentic_trio.wire import checks
 
 if TYPE_CHECKING:
+    from agentic_trio.store.contract import PageQuery
     from agentic_trio.web.scope import RequestScope
 
-_limit = checks.integer(1, 100)
-_order = checks.one_of("asc", "desc")
-_id = checks.string(256)
 _include = checks.one_of(*checks.INCLUDABLE)
 
 
@@ -24,16 +22,13 @@ def page_query(request: RequestScope) -> PageQuery:
         InvalidRequest: in the words of OpenAI's API.
     """
     arguments = request.args
-    check_include(request)
-    limit = integer_argument(request, "limit", 20)
-    _limit(limit, "limit")
-    order = arguments.get("order", "desc")
-    _order(order, "order")
-    after, before = arguments.get("after") or None, arguments.get("before") or None
-    for name, id in (("after", after), ("before", before)):
-        if id is not None:
-            _id(id, name)
-    return PageQuery(limit, cast("Order", order), after, before)
+    included(request)
+    return page_query_of(
+        integer_argument(request, "limit", 20),
+        arguments.get("order", "desc"),
+        arguments.get("after") or None,
+        arguments.get("before") or None,
+    )
 
 
 def metadata_filter(request: RequestScope) -> dict[str, str]:
@@ -45,11 +40,12 @@ def metadata_filter(request: RequestScope) -> dict[str, str]:
     }
 
 
-def check_include(request: RequestScope) -> None:
+def included(request: RequestScope) -> list[str]:
     """The ``include``, in either spelling of a list. Raises InvalidRequest."""
-    for name in ("include", "include[]"):
-        for index, value in enumerate(request.args.getlist(name)):
-            _include(value, f"include[{index}]")
+    values = [value for name in ("include", "include[]") for value in request.args.getlist(name)]
+    for index, value in enumerate(values):
+        _include(value, f"include[{index}]")
+    return values
 
 
 def integer_argument(request: RequestScope, name: str, default: int) -> int:

@@ -9,8 +9,8 @@ from agentic_trio.gateway.idempotency import IdempotencyKey
 from agentic_trio.web.dispatch import Routes
 from agentic_trio.web.queries import (
     boolean_argument,
-    check_include,
     check_lists_are_served,
+    included,
     integer_argument,
     metadata_filter,
     page_query,
@@ -20,10 +20,12 @@ from agentic_trio.web.reply import Reply
 from agentic_trio.web.stream import event_stream
 from agentic_trio.wire import checks
 from agentic_trio.wire.create_response import route
+from agentic_trio.wire.sealed_items import INCLUDED
 
 if TYPE_CHECKING:
     from agentic_trio.gateway.turn import Turn
     from agentic_trio.web.scope import RequestScope
+    from agentic_trio.wire.create_response import Routing
 
 routes = Routes("responses")
 
@@ -43,7 +45,8 @@ async def create_response(request: RequestScope) -> Reply:
     outlives = _outlives(request)
     body = await request.body()
     request.ticket.take_slot()
-    if route(body).relayed:
+    routing = route(body)
+    if routing.relayed and not (gateway.seals and routing.asks_for_sealed_reasoning):
         return await relay(request, "/v1/responses", body)
     if name := request.header(b"idempotency-key"):
         begun = await _once(request, body, name)
@@ -95,7 +98,7 @@ async def _once(request: RequestScope, body: bytes, name: str) -> Turn | Reply:
         if turn is None:
             id = await gateway.responses.repeated(owner, key)
             if id is not None:
-                return await _replay(request, id, stream=route(body).stream is True)
+                return await _replay(request, id, route(body))
             turn = await gateway.turns.new(body, request.context, request.ticket, key=key)
             if not turn.call.store:
                 # Nothing is kept for a repeat to get, so the repeat runs after this one.
@@ -104,12 +107,12 @@ async def _once(request: RequestScope, body: bytes, name: str) -> Turn | Reply:
     return turn
 
 
-async def _replay(request: RequestScope, id: str, *, stream: bool) -> Reply:
+async def _replay(request: RequestScope, id: str, routing: Routing) -> Reply:
     """Reply to a repeat whose first request has ended."""
     owner, responses = request.context.owner, request.gateway.responses
-    if stream:
+    if routing.stream is True:
         return event_stream(await responses.repeated_stream(owner, id))
-    return request.reply(await responses.read(owner, id))
+    return request.reply(await responses.read(owner, id, sealed=routing.asks_for_sealed_reasoning))
 
 
 _key_length = checks.string(256)
@@ -140,9 +143,9 @@ async def list_responses(request: RequestScope) -> Reply:
 async def retrieve_response(request: RequestScope, id: str) -> Reply:
     """Read a response, or its stream from any event on."""
     owner, responses = request.context.owner, request.gateway.responses
-    check_include(request)
+    include = included(request)
     if not boolean_argument(request, "stream"):
-        return request.reply(await responses.read(owner, id))
+        return request.reply(await responses.read(owner, id, sealed=INCLUDED in include))
     after = integer_argument(request, "starting_after", -1)
     return event_stream(await responses.stream(owner, id), max(after + 1, 0))
 

@@ -18,11 +18,12 @@ from agentic_trio.wire.dialect import JsonObject, encode
 from agentic_trio.wire.items import (
     MAX_INPUT_ITEMS,
     InputItem,
-    names_stored_items,
+    needs_gateway,
     parse_input,
     parse_item,
 )
-from agentic_trio.wire.rendering import rendered_context
+from agentic_trio.wire.rendering import REFUSED, rendered_context
+from agentic_trio.wire.sealed_items import INCLUDED
 from agentic_trio.wire.tools import refuse_unhosted, sent_tools, shown_tools
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from agentic_trio.wire.bodies import Members
     from agentic_trio.wire.checks import Check
     from agentic_trio.wire.ids import MintId
+    from agentic_trio.wire.sealing import Seal
 
 MAX_INPUT_LENGTH = 10_485_760
 
@@ -151,17 +153,30 @@ class Routing(msgspec.Struct, gc=False):
     conversation_id: Any = None
     background: Any = None
     input: msgspec.Raw = msgspec.Raw(b"")
+    tools: msgspec.Raw = msgspec.Raw(b"")
+    include: msgspec.Raw = msgspec.Raw(b"")
+    context_management: Any = None
+
+    @property
+    def asks_for_sealed_reasoning(self) -> bool:
+        """Whether it may ask for what only a gateway that seals can answer."""
+        return INCLUDED.encode() in bytes(self.include)
 
     @property
     def relayed(self) -> bool:
-        """Whether the client gets the upstream's own answer, byte for byte."""
+        """Whether the client gets the upstream's own answer, byte for byte, if nothing need be sealed.
+
+        A word in a tool's text that looks like a grammar costs no more than that the answer is made legal.
+        """
         return (
             self.store is False
             and self.previous_response_id is None
             and self.conversation is None
             and self.conversation_id is None
             and self.background is not True
-            and not names_stored_items(bytes(self.input))
+            and self.context_management is None
+            and b'"grammar"' not in bytes(self.tools)
+            and not needs_gateway(bytes(self.input), REFUSED)
         )
 
 
@@ -174,11 +189,12 @@ class CreateResponse:
 
     Attributes:
         members: the JSON text of each member that was not null.
-        rewritten: the members that go upstream in other words -> those.
+        rewritten: the members that go upstream in other words -> those; empty for one that doesn't go.
         shown: the members that are echoed in other words -> those.
         input: the new items. References are not resolved yet.
         conversation: the id, from ``conversation`` or ``conversation_id``.
         store: whether the turn is stored.
+        seals: whether reasoning is to be sealed for the client.
     """
 
     members: Members
@@ -192,6 +208,7 @@ class CreateResponse:
     truncates: bool
     previous_response_id: str | None
     conversation: str | None
+    seals: bool = False
 
     def echo(self) -> bytes:
         """Return the Response object's members that repeat this request, as JSON text without braces."""
@@ -205,21 +222,22 @@ class CreateResponse:
         id = encode(self.conversation)
         return b'%b,"conversation":{"id":%b},"conversation_id":%b' % (echo, id, id)
 
-    def upstream_body(self, items: Sequence[bytes], *, stream: bool) -> bytes:
+    def upstream_body(self, items: Sequence[bytes], *, stream: bool, seal: Seal | None = None) -> bytes:
         """Return the stateless request for the upstream, with the whole context as its input.
 
         Args:
             items: the history's items, then the new ones.
             stream: whether to ask for a stream.
+            seal: opens what the context holds sealed.
 
         Raises:
             InvalidRequest: the context holds an item that can't be rendered.
         """
-        context = rendered_context(items)
+        context = rendered_context(items, seal)
         rest = b"".join(
             b'"%b":%b,' % (encode(name)[1:-1], value)
             for name, value in (self.members | self.rewritten).items()
-            if name not in OURS
+            if value and name not in OURS
         )
         return b'{%b"input":[%b],"store":false,"stream":%b}' % (
             rest,
@@ -275,10 +293,10 @@ def check_member(name: str, members: Members) -> Any:
 
 
 def parse_create_response(
-    body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = ()
+    body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = (), seals: bool = False
 ) -> CreateResponse:
     """Parse and check a request that needs state, at once. See :func:`parse_steps`."""
-    steps = parse_steps(body, mint, strict=strict, hosted=hosted)
+    steps = parse_steps(body, mint, strict=strict, hosted=hosted, seals=seals)
     while True:
         try:
             next(steps)
@@ -288,7 +306,7 @@ def parse_create_response(
 
 
 def parse_steps(
-    body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = ()
+    body: bytes, mint: MintId, *, strict: bool = False, hosted: Collection[str] = (), seals: bool = False
 ) -> Generator[None, None, CreateResponse]:
     """Parse and check a request that needs state, item by item, so that others can run in between.
 
@@ -299,6 +317,7 @@ def parse_steps(
         mint: makes ids for the items that have none.
         strict: refuse members that OpenAI doesn't know; otherwise they go upstream.
         hosted: the types of hosted tools that are run for clients.
+        seals: whether reasoning can be sealed here. Otherwise ``include`` goes upstream as it came.
 
     Raises:
         InvalidRequest: worded as OpenAI's API words it.
@@ -312,8 +331,7 @@ def parse_steps(
     for item in _input_items(members.get("input", b"[]"), mint, strict=strict):
         items.append(item)
         yield
-    # The items hold its text from here on.
-    members.pop("input", None)
+    members.pop("input", None)  # the items hold its text now
     values = _checked(members, hosted)
     conversation = _conversation(members, values)
     previous = values.get("previous_response_id")
@@ -321,7 +339,7 @@ def parse_steps(
         raise nothing_to_answer()
     return CreateResponse(
         members=members,
-        rewritten=_rewritten(values, hosted),
+        rewritten=_rewritten(values, hosted, seals=seals),
         shown=_shown(values),
         input=items,
         model=model,
@@ -331,6 +349,7 @@ def parse_steps(
         truncates=values.get("truncation") == "auto",
         previous_response_id=previous,
         conversation=conversation,
+        seals=seals and INCLUDED in values.get("include", ()),
     )
 
 
@@ -372,12 +391,17 @@ def _input_items(text: bytes, mint: MintId, *, strict: bool) -> Iterator[InputIt
         yield parse_item(decode_value(value), f"input[{index}]", mint, strict=strict)
 
 
-def _rewritten(values: JsonObject, hosted: Collection[str]) -> Members:
-    """The members that go upstream in other words than the client's."""
+def _rewritten(values: JsonObject, hosted: Collection[str], *, seals: bool) -> Members:
+    """The members that go upstream in other words than the client's, or not at all."""
+    rewritten: Members = {}
     tools = values.get("tools", [])
     sent = sent_tools(tools, hosted)
-    same = len(sent) == len(tools) and all(new is old for new, old in zip(sent, tools, strict=True))
-    return {} if same else {"tools": encode(sent)}
+    if len(sent) != len(tools) or any(new is not old for new, old in zip(sent, tools, strict=True)):
+        rewritten["tools"] = encode(sent)
+    if seals and INCLUDED in values.get("include", ()):
+        others = [name for name in values["include"] if name != INCLUDED]
+        rewritten["include"] = encode(others) if others else b""
+    return rewritten
 
 
 def _shown(values: JsonObject) -> Members:

@@ -19,7 +19,7 @@ from agentic_trio.wire.ids import CHECKED_PREFIXES, MintId, item_prefix, names_a
 from agentic_trio.wire.tools import without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 ROLES = ("assistant", "system", "developer", "user")
 INPUT_PARTS = ("input_text", "input_image", "input_file", "input_audio")
@@ -77,32 +77,42 @@ MEMBERS = {
 }
 """Item type -> the members that OpenAI knows. Others are refused with ``strict``."""
 
+_NULL = msgspec.Raw(b"null")
+
 AGENT_MEMBERS = frozenset({"internal_chat_message_metadata_passthrough"})
 
 
-class _Reference(msgspec.Struct, gc=False):
-    """The members of an input item that decide whether it is a reference."""
+class _Routed(msgspec.Struct, gc=False):
+    """The members of an input item that decide whether it can be relayed."""
 
     type: Any = None
     role: Any = None
     id: Any = None
+    encrypted_content: msgspec.Raw = _NULL
 
 
-_decode_references = msgspec.json.Decoder(list[_Reference]).decode
+_decode_routed = msgspec.json.Decoder(list[_Routed]).decode
 
 
-def names_stored_items(value: bytes) -> bool:
-    """Whether a request's ``input``, as JSON text, refers to stored items.
+def needs_gateway(value: bytes, rendered: Collection[str]) -> bool:
+    """Whether a request's ``input``, as JSON text, holds what no model server could make sense of.
 
-    Decoding decides, as JSON text can spell one word in many ways (``"item_\\u0072eference"``).
+    That is a reference to a stored item, an item with encrypted content, and an item of a type that is
+    ``rendered`` for model servers. Decoding decides, as JSON text can spell one word in many ways
+    (``"item_\\u0072eference"``).
     """
     if not value.startswith(b"["):
         return False
     try:
-        items = _decode_references(value)
+        items = _decode_routed(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return any(_is_reference(item.type, item.role, item.id) for item in items)
+    return any(
+        _is_reference(item.type, item.role, item.id)
+        or (isinstance(item.type, str) and item.type in rendered)
+        or bytes(item.encrypted_content) != b"null"
+        for item in items
+    )
 
 
 def _is_reference(type: Any, role: Any, id: Any) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agentic_trio.wire.dialect import JsonObject, encode, normal_item, normal_part
+from agentic_trio.wire.sealed_items import sealed_reasoning
+
+if TYPE_CHECKING:
+    from agentic_trio.wire.sealing import Seal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +110,7 @@ class Text:
         pieces: what has arrived, in order.
         half: the first half of a character whose other half has not arrived.
         complete: whether its ``done`` event was sent.
-        closed: whether its part's ``done`` event was sent.
+        closed: its part as the ``done`` event showed it; None before.
     """
 
     __slots__ = ("closed", "complete", "family", "half", "index", "item", "pieces", "upstream_index")
@@ -121,7 +125,7 @@ class Text:
         self.pieces: list[str] = []
         self.half = ""
         self.complete = False
-        self.closed = False
+        self.closed: JsonObject | None = None
 
     def value(self) -> str:
         """The text so far."""
@@ -152,7 +156,8 @@ class OutputItem:
         parts: the texts of its content and summary parts.
         own: the text that is a member of the item itself, for the types that have one.
         final: the whole item, once it is done.
-        data: its JSON text, once it is done.
+        data: its JSON text as the client sees it, once it is done.
+        stored: its JSON text as it is kept: without what is sealed for the client.
         cut: whether it was done only because the response ended.
     """
 
@@ -168,6 +173,7 @@ class OutputItem:
         "old_id",
         "own",
         "parts",
+        "stored",
         "upstream_id",
         "upstream_index",
     )
@@ -192,7 +198,7 @@ class OutputItem:
         family = BY_ITEM.get(added["type"])
         self.own = None if family is None else Text(family, self)
         self.final: JsonObject | None = None
-        self.data = b""
+        self.data = self.stored = b""
         self.cut = False
 
     @property
@@ -233,9 +239,13 @@ class OutputItem:
             return numbered or unnumbered
         return max(numbered, unnumbered, key=_index)
 
-    def finish(self, final: JsonObject) -> None:
+    def finish(self, final: JsonObject, seal: Seal | None = None) -> None:
+        """Close it; ``seal`` seals the reasoning of a client that asks for that."""
+        self.stored = self.data = encode(final)
         self.final = final
-        self.data = encode(final)
+        if seal is not None and (sealed := sealed_reasoning(final, seal)) is not final:
+            self.final = sealed
+            self.data = encode(sealed)
 
     def so_far(self, status: str) -> JsonObject:
         """The item with what has arrived of it."""

@@ -17,13 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentic_trio.errors import InvalidRequest
-from agentic_trio.wire.checks import shortened
+from agentic_trio.wire.compaction import (
+    COMPACTION,
+    COMPACTION_TRIGGER,
+    opened_compaction,
+    summary_message,
+)
 from agentic_trio.wire.dialect import JsonObject, decode_object, encode
 from agentic_trio.wire.tools import function_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from agentic_trio.wire.sealing import Seal
 
 _HEAD = re.compile(rb'\{"id":"[^"\\]*(?:\\.[^"\\]*)*","type":"([a-z_]+)"')
 """How every stored item begins; we wrote its text."""
@@ -44,9 +50,9 @@ _NOT_THE_MODEL_S = (
 NOT_COMPLETED = "Error: The call was not completed."
 
 
-def rendered_context(items: Sequence[bytes]) -> bytes:
-    """Return the items as they are sent, joined by commas. Raises as ``rendered``."""
-    return b",".join(items if _are_plain(items) else rendered(items))
+def rendered_context(items: Sequence[bytes], seal: Seal | None = None) -> bytes:
+    """Return the items as they are sent, joined by commas. Arguments and errors as for ``rendered``."""
+    return b",".join(items if _are_plain(items) else rendered(items, seal))
 
 
 def _are_plain(items: Sequence[bytes]) -> bool:
@@ -63,14 +69,15 @@ def _are_plain(items: Sequence[bytes]) -> bool:
     return one_part_each and b'"type":"refusal"' not in text
 
 
-def rendered(items: Iterable[bytes]) -> Iterator[bytes]:
+def rendered(items: Iterable[bytes], seal: Seal | None = None) -> Iterator[bytes]:
     """Return a context as it is sent: most items as their own bytes, the others in other words.
 
     Args:
         items: the JSON texts of stored items, oldest first.
+        seal: opens compactions; None where nothing is sealed.
 
     Raises:
-        InvalidRequest: a compaction that was not made here. Leaving it out would forget a conversation.
+        InvalidRequest: a compaction that can't be opened. Leaving it out would forget a conversation.
     """
     approvals: dict[str, JsonObject] = {}
     for data in items:
@@ -86,6 +93,8 @@ def rendered(items: Iterable[bytes]) -> Iterator[bytes]:
             approvals[request["id"]] = request
         elif type == "mcp_approval_response":
             yield from map(encode, _approval(decode_object(data), approvals))
+        elif type == COMPACTION:
+            yield encode(summary_message(opened_compaction(decode_object(data), seal)))
         elif type in RENDERED:
             yield from map(encode, RENDERED[type](decode_object(data)))
         else:
@@ -99,7 +108,8 @@ def _message_differs(data: bytes) -> bool:
 
 
 def _reasoning_differs(data: bytes) -> bool:
-    return b'"encrypted_content":' in data or data.count(b'"type":"reasoning_text"') > 1
+    empty = b'"summary":[]' in data and b'"text":"' not in data
+    return empty or b'"encrypted_content":' in data or data.count(b'"type":"reasoning_text"') > 1
 
 
 PASSED: dict[str, Callable[[bytes], bool]] = {
@@ -139,14 +149,6 @@ def _joined(parts: list[Any], *members: str, by: str = "") -> str:
         )
         texts += found[:1]
     return by.join(texts)
-
-
-def _compaction(item: JsonObject) -> list[JsonObject]:
-    raise InvalidRequest(
-        f"The encrypted content of item '{shortened(item['id'])}' could not be verified.",
-        code="invalid_encrypted_content",
-        param="input",
-    )
 
 
 def _left_out(item: JsonObject) -> list[JsonObject]:
@@ -276,7 +278,6 @@ def _local_shell_output(item: JsonObject) -> list[JsonObject]:
 RENDERED: dict[str, Callable[[JsonObject], list[JsonObject]]] = {
     "message": _message,
     "reasoning": _reasoning,
-    "compaction": _compaction,
     "mcp_call": _mcp_call,
     "mcp_list_tools": _left_out,
     "web_search_call": _web_search,
@@ -299,3 +300,9 @@ RENDERED: dict[str, Callable[[JsonObject], list[JsonObject]]] = {
     "configuration_update": _left_out,
 }
 """Type -> the items that are sent for one of it. Types that are not here are sent as they are."""
+
+REFUSED = frozenset(
+    (RENDERED.keys() - PASSED.keys())
+    | {COMPACTION, COMPACTION_TRIGGER, "mcp_approval_request", "mcp_approval_response"}
+)
+"""The types of items that no model server takes as they are."""
