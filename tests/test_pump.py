@@ -175,7 +175,7 @@ async def test_bytes_that_came_in_time_are_taken_however_late_the_pump_is(pumped
     nursery.start_soon(owner.follow, stream)
     await wait_all_tasks_blocked()
     [follower] = pumped.pump._followers.values()
-    await peer.send_all(b"in time")
+    peer.socket._sock.send(b"in time")
     follower.interrupt()
     await wait_all_tasks_blocked()
     assert owner.taken == [b"in time"]

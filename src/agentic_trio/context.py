@@ -70,6 +70,7 @@ class RequestContext:
         owner: whose state it may see; empty for the single user of an open gateway.
         request_id: names the request in logs and answers.
         headers: the client's headers that go upstream with it, authorization not among them.
+        route: the way it came in, for operators: a method and a route of HTTP, or ``program``.
         identity: who the request comes from; its owner is ``owner``.
     """
 
@@ -77,6 +78,7 @@ class RequestContext:
     owner: str = ""
     request_id: str = ""
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    route: str = "program"
     identity: Identity = ANYONE
 
 

@@ -28,6 +28,7 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
+from agentic_trio.telemetry.observer import Observer
 from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.responses import crashed
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentic_trio.config import Config
+    from agentic_trio.tools.mcp_servers import ToolServers
 
 JsonObject = dict[str, Any]
 
@@ -55,12 +57,14 @@ class Gateway(Embedding):
         config: what it was opened with.
         upstream: the model server, or several.
         admission: the bounds on requests and on the memory that they take.
+        hosted: the types of tools that are run here.
         authenticator: finds out who a request comes from; None where nobody has to say.
         turns: those that run, and new ones.
         seals: whether reasoning can be sealed for clients.
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
+        observer: what operators see.
         closed: whether the block is over; the methods for programs then raise RuntimeError.
     """
 
@@ -68,6 +72,7 @@ class Gateway(Embedding):
         self.config = services.config
         self.upstream = services.upstream
         self.admission = services.admission
+        self.hosted = services.hosted
         self.authenticator = services.authenticator
         self.turns = Registry(services, service)
         self.seals = services.sealing is not None
@@ -81,6 +86,7 @@ class Gateway(Embedding):
             strict=services.config.strict_parameters,
         )
         self.closed = False
+        self.observer = services.observer
         self._services = services
         self._probing = trio.Lock()
         self._probed_until = -math.inf
@@ -117,8 +123,12 @@ class Gateway(Embedding):
 
 
 @asynccontextmanager
-async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
+async def open_gateway(config: Config, *, observer: Observer | None = None) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
+
+    Args:
+        config: its configuration.
+        observer: what operators see; without one, there is no log of its requests.
 
     Raises:
         ConfigError: the database can't be used.
@@ -132,6 +142,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
         open_authenticator(config, time.time) as authenticator,
         open_sqlite_store(config.database_path) as store,
         open_upstream(config) as upstream,
+        open_tools(config) as tools,
     ):
         try:
             await store.recover(crashed)
@@ -148,11 +159,36 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
+            tools=tools,
+            observer=observer or Observer(),
             authenticator=authenticator,
             sealing=sealing,
         )
         async with open_gateway_over(services) as gateway:
             yield gateway
+
+
+@asynccontextmanager
+async def open_tools(config: Config) -> AsyncIterator[ToolServers | None]:
+    """The MCP servers of a configuration; None without any.
+
+    Raises:
+        ConfigError: the extra that they need is not installed, or something is configured for a server that
+            isn't there.
+    """
+    config.check_tools()
+    if not config.mcp_servers and not config.mcp_allow_hosts:
+        yield None
+        return
+    try:
+        # What it imports takes half a second, and is an extra.
+        from agentic_trio.tools.mcp_servers import open_tool_servers
+    except ImportError as error:
+        raise ConfigError(
+            f"mcp_servers and mcp_allow_hosts need the extra 'mcp', which is not installed ({error.name})"
+        ) from error
+    async with open_tool_servers(config) as tools:
+        yield tools
 
 
 @asynccontextmanager
@@ -164,6 +200,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
         service.start_soon(prune_streams, services)
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
+        service.start_soon(services.observer.run)
         try:
             yield gateway
         finally:

@@ -16,6 +16,7 @@ from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
+from agentic_trio.telemetry.figures import Figures
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.affinity import Affinity
 from agentic_trio.wire.responses import Snapshot, with_output
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
     from agentic_trio.upstream.answer import Answer
+    from agentic_trio.wire.bodies import Members
     from agentic_trio.wire.create_response import CreateResponse
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Turn:
     how far it came                               row
     ============================================  ==========================
     its id was told                               one, however it ended
+    a tool was called                             one: it may have run
     failed, and its request has a key             none: a retry runs again
     the model server accepted it                  one: the model has worked
     cancelled while the model server was called   one: the model may have
@@ -71,7 +74,10 @@ class Turn:
         call: the request.
         log: the turn's events, if it is streamed.
         recording: its row.
+        figures: what it knows of itself.
     """
+
+    accumulator = Accumulator
 
     def __init__(
         self,
@@ -83,12 +89,19 @@ class Turn:
         key: IdempotencyKey | None = None,
     ) -> None:
         self.call = call
-        self.recording = Recording(call, context.owner, services, key=key)
+        self.figures = Figures(
+            request_id=context.request_id,
+            owner=context.owner,
+            route=context.route,
+            began=services.clock(),
+            clock=services.clock,
+        )
+        self.recording = Recording(call, self.figures, services, key=key)
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
         self._seal = services.seal_of(context.owner)
-        self._response = Accumulator(
+        self._response = self.accumulator(
             snapshot, services.mint, services.now, self._seal if call.seals else None
         )
         self._context = context
@@ -178,6 +191,7 @@ class Turn:
             # terminal event, so readers see a broken stream, never a false success.
             self._error = self._bug("did not end well")
         finally:
+            self._services.observer.turn(self.figures)
             self._head.set()
             self.log.close()
 
@@ -187,6 +201,7 @@ class Turn:
             with self._scope, StateErrors():
                 await self._take_conversation(owned)
                 self.recording.context = await rehydrate(self.call, self.owner, self._services, self._ticket)
+                self.figures.history = self.figures.clock()
                 await self._take_turn()
             if self._scope.cancelled_caught:
                 self._cancelled(self._reason())
@@ -217,30 +232,40 @@ class Turn:
 
     async def _call_upstream(self) -> None:
         """Call the model server, again if that was asked for and nothing has been generated."""
+        self._scope.deadline = trio.current_time() + self._services.config.turn_timeout
+        await self._generate(self.recording.context.items())
+
+    async def _generate(self, items: Sequence[bytes], changed: Members | None = None) -> None:
+        """Get one answer of the model server. ``changed``: members that differ from the request's."""
         config = self._services.config
-        self._scope.deadline = trio.current_time() + config.turn_timeout
-        self._progress = Call.MADE
-        items = self.recording.context.items()
+        if self._progress is Call.NOT_MADE:
+            self._progress = Call.MADE
+            self.figures.called = self.figures.clock()
         # The oldest item is the same along a thread and its forks, and its id makes it no other thread's.
         affinity = Affinity(self.call.model, items[0])
         retries = Retries(items, retries=config.upstream_retries, truncates=self.call.truncates)
         while True:
+            accepted = False
             try:
-                async with self._ask(retries.items, affinity) as answer:
-                    self._progress = Call.ACCEPTED
+                async with self._ask(retries.items, affinity, changed) as answer:
+                    accepted, self._progress = True, Call.ACCEPTED
+                    self.figures.head = self.figures.head or self.figures.clock()
                     await self._follow(answer)
                     if answer.server is not None:
                         answer.server.used(self._response.snapshot.usage)
                     return
             except UpstreamError as error:
-                if self._progress is Call.ACCEPTED:
+                if accepted:
                     raise
                 await retries.after(error)
+                self.figures.retries += 1
 
-    def _ask(self, items: Sequence[bytes], affinity: Affinity) -> AbstractAsyncContextManager[Answer]:
+    def _ask(
+        self, items: Sequence[bytes], affinity: Affinity, changed: Members | None
+    ) -> AbstractAsyncContextManager[Answer]:
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
-            self.call.upstream_body(items, stream=self.call.stream, seal=self._seal),
+            self.call.upstream_body(items, stream=self.call.stream, seal=self._seal, changed=changed),
             self._context,
             self._announce,
             affinity,
@@ -267,14 +292,18 @@ class Turn:
         else:
             body = await answer.body()
             self._ticket.charge(len(body))
+            self.figures.answered = self.figures.clock()
             self._response.receive_json(body)
 
     async def _follow_stream(self, answer: Answer) -> None:
         def take(chunk: bytes) -> bool:
-            if not self._response.ended:
+            if not self._response.followed:
+                if not self.figures.first:
+                    self.figures.first = self.figures.clock()
                 self._ticket.charge(len(chunk))
                 self._log(self._response.receive(chunk))
-                if self._response.ended:
+                if self._response.followed:
+                    self.figures.answered = self.figures.clock()
                     lingering.deadline = trio.current_time() + LINGER
             return True
 
@@ -311,17 +340,31 @@ class Turn:
     async def _record(self) -> None:
         """Record how the response ended, and only then let anyone see it."""
         recording = self.recording
+        self._take_figures()
         if self._leaves_a_row():
-            self._error = await recording.end(self._response, self.log) or self._error
+            error = await recording.end(self._response, self.log)
+            if error is not None:
+                self._error = error
+                self.figures.ending, self.figures.code = "failed", "not_stored"
             return
         if self.call.store and recording.row is not Row.NONE:
             await recording.withdraw(self._response, self.log)
         self.log.append_last(recording.last_events(self._response))
 
+    def _take_figures(self) -> None:
+        snapshot, error = self._response.snapshot, self._error
+        refused = error is not None and self._progress is not Call.ACCEPTED and not self.announced
+        ending = "refused" if refused and snapshot.status == "failed" else snapshot.status
+        code = (snapshot.error or {}).get("code") if error is None else error.code or error.type
+        self.figures.end(ending, code, snapshot.usage)
+
     def _leaves_a_row(self) -> bool:
         """See the table above. A refused request is no turn."""
         if not self.call.store or self.announced:
             return self.call.store
+        if self.recording.marked:
+            # A tool may have run. A retry with the same key finds this, and runs nothing again.
+            return True
         if self.recording.key is not None and self._error is not None:
             # The client got an error at most. A retry with the same key must run again, so leave no row
             # for it to find.

@@ -11,6 +11,7 @@ from agentic_trio.store import conversations, erasure
 from agentic_trio.store.contract import (
     APPENDING,
     Announcement,
+    ApprovalSpent,
     Ending,
     History,
     Item,
@@ -34,6 +35,7 @@ from agentic_trio.store.threads import (
     read_items,
     view,
 )
+from agentic_trio.telemetry.figures import StoredFigures, stored
 
 if TYPE_CHECKING:
     import sqlite3
@@ -41,7 +43,13 @@ if TYPE_CHECKING:
 
     from agentic_trio.store.contract import Page, PageQuery
 
+_FIGURES = StoredFigures.__struct_fields__
+"""The columns of a turn's figures. An ending without figures leaves those of its announcement."""
+
+_NO_FIGURES = dict.fromkeys(_FIGURES)
+
 _pending = msgspec.json.Decoder(list[tuple[str, bool, msgspec.Raw]])
+_made = msgspec.json.Decoder(list[tuple[str, bool, msgspec.Raw, bool]])
 
 
 class Found(NamedTuple):
@@ -133,6 +141,18 @@ def _id_of_key(connection: sqlite3.Connection, owner: str, key: bytes) -> str | 
     return None if row is None else row[0].decode()
 
 
+_READ_FIGURES = f"SELECT {', '.join(_FIGURES)} FROM response WHERE owner = :owner AND id = :id"
+
+
+def figures(connection: sqlite3.Connection, owner: str, id: str) -> StoredFigures:
+    """See ``Store.figures``."""
+    row = connection.execute(_READ_FIGURES, {"owner": owner, "id": id}).fetchone()
+    if row is None:
+        raise Missing("response", id)
+    values = (value.decode() if isinstance(value, bytes) else value for value in row)
+    return msgspec.convert(dict(zip(_FIGURES, values, strict=True)), StoredFigures)
+
+
 def output(
     connection: sqlite3.Connection, thread: int | None, first: int | None, last: int | None
 ) -> Sequence[bytes]:
@@ -168,18 +188,23 @@ _RECORDED = (
     "created_at",
     "open",
     "pending",
+    "made",
     "body",
     "fingerprint",
     "idempotency_key",
 )
-_TEXTS = frozenset({"pending", "body"})
+_TEXTS = frozenset({"pending", "made", "body"})
 """Given as bytes, and stored as text."""
 
 _RECORD = f"""
-    INSERT INTO response ({", ".join(_RECORDED)})
-    VALUES ({", ".join(f"CAST(:{name} AS TEXT)" if name in _TEXTS else f":{name}" for name in _RECORDED)})
+    INSERT INTO response ({", ".join((*_RECORDED, *_FIGURES))})
+    VALUES (
+        {", ".join(f"CAST(:{name} AS TEXT)" if name in _TEXTS else f":{name}" for name in _RECORDED)},
+        {", ".join(f":{name}" for name in _FIGURES)}
+    )
     ON CONFLICT (owner, id) DO UPDATE
-    SET {", ".join(f"{name} = excluded.{name}" for name in _RECORDED[2:])}
+    SET {", ".join(f"{name} = excluded.{name}" for name in _RECORDED[2:])},
+        {", ".join(f"{name} = coalesce(excluded.{name}, {name})" for name in _FIGURES)}
     WHERE pending IS NOT NULL
 """
 """Adds a row, or replaces one that has not ended."""
@@ -204,6 +229,7 @@ def announce(connection: sqlite3.Connection, announcement: Announcement) -> None
         "last": None,
         "conversation": conversation,
         "pending": _dump_items(announcement.input),
+        "made": _dump_made(announcement.output),
         "idempotency_key": announcement.key,
     }
     connection.execute(_RECORD, _values(announcement) | places)
@@ -225,6 +251,8 @@ def _values(turn: Announcement | Ending) -> dict[str, Any]:
         "open": dump_calls(turn.open_calls),
         "body": turn.body,
         "fingerprint": turn.fingerprint,
+        **_NO_FIGURES,
+        **(stored(turn.figures) if turn.figures is not None else {}),
     }
 
 
@@ -278,6 +306,7 @@ def _record(connection: sqlite3.Connection, ending: Ending, head: Place, convers
         "last": head.position,
         "conversation": conversation,
         "pending": None,
+        "made": None,
         "idempotency_key": ending.key if _other_holder(connection, ending) is None else None,
     }
     connection.execute(_RECORD, _values(ending) | places)
@@ -341,6 +370,28 @@ def _delete(connection: sqlite3.Connection, owner: str, id: str, end: Place | No
 def _dump_items(items: Sequence[Item]) -> bytes:
     parts = [msgspec.json.encode((item.id, item.issued, msgspec.Raw(item.data))) for item in items]
     return b"[" + b",".join(parts) + b"]"
+
+
+def _dump_made(items: Sequence[Item]) -> bytes | None:
+    parts = [
+        msgspec.json.encode((item.id, item.issued, msgspec.Raw(item.data), item.partial)) for item in items
+    ]
+    return b"[" + b",".join(parts) + b"]" if parts else None
+
+
+def load_made(text: bytes | None) -> list[Item]:
+    """The output that a turn had made when it was last announced."""
+    return [
+        Item(id, bytes(data), issued, partial) for id, issued, data, partial in _made.decode(text or b"[]")
+    ]
+
+
+def spend(connection: sqlite3.Connection, owner: str, approvals: Sequence[str]) -> None:
+    """See ``Store.spend``."""
+    statement = "INSERT INTO approval (owner, id) VALUES (:owner, :id) ON CONFLICT DO NOTHING"
+    for id in approvals:
+        if connection.execute(statement, {"owner": owner, "id": id}).rowcount == 0:
+            raise ApprovalSpent(id)
 
 
 def load_items(text: bytes | None) -> list[Item]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Store,
         StoredResponse,
     )
+    from agentic_trio.telemetry.figures import StoredFigures
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -146,11 +147,17 @@ class SqliteStore:
     async def withdraw(self, owner: str, response: str) -> None:
         await self.writer.write(lambda db: responses.withdraw(db, owner, response), durable=False)
 
+    async def spend(self, owner: str, approvals: Sequence[str]) -> None:
+        await self.writer.write(lambda db: responses.spend(db, owner, approvals))
+
     async def response(self, owner: str, id: str) -> StoredResponse:
         return await self._read(responses.response, owner, id)
 
     async def keyed(self, owner: str, key: bytes) -> StoredResponse | None:
         return await self._read(responses.keyed, owner, key)
+
+    async def figures(self, owner: str, id: str) -> StoredFigures:
+        return await self._read(responses.figures, owner, id)
 
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
         return await self._read(responses.events, owner, id)

@@ -11,8 +11,8 @@ import httpx
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.net.deadlines import open_deadlines
 from agentic_trio.net.direct import open_direct_stream
-from agentic_trio.net.pump import open_pump
 from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.net.pump import open_pump
 from agentic_trio.upstream.balancer import Balancer
 from agentic_trio.upstream.client import Upstream
 from agentic_trio.upstream.transport import StreamTransport

@@ -63,8 +63,8 @@ class EventBody(Chunks):
             raise StopAsyncIteration
         try:
             events = await self._log.read(self._position, self._sink)
-        except FellBehind:
-            self._ended = True
+        except FellBehind as error:
+            self._ended, self.error = True, error
             return FELL_BEHIND
         # The head of the response leaves with the first chunk.
         self._sink = self._pass_on if self._send_nowait is not None else None
