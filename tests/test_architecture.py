@@ -59,6 +59,7 @@ OWNERS = {
     "quart_trio": ("web", "asgi"),
     "httptools": ("http1",),
     "cryptography": ("wire.sealing",),
+    "wsproto": ("server.websocket",),
 }
 """Library -> the only modules that may name it."""
 

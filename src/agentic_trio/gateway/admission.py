@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from agentic_trio.errors import GatewayError, ServiceUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 RETRY_AFTER = "1"
@@ -39,12 +40,20 @@ class Admission:
         bytes_left: how many more bytes of bodies, histories and answers may be in memory now; less than
             none while answers take more than there is.
         closed: whether the server is shutting down, so that nothing more is admitted.
+        on_close: what is called when that begins.
     """
 
     def __init__(self, *, max_requests: int, max_bytes: int) -> None:
         self.slots = max_requests
         self.bytes_left = max_bytes
         self.closed = False
+        self.on_close: set[Callable[[], None]] = set()
+
+    def close(self) -> None:
+        """Admit nothing more, and tell those who wait for that."""
+        self.closed = True
+        for call in list(self.on_close):
+            call()
 
     def check(self) -> None:
         """Refuse a request whose body has not been read, if there is no slot for it now.

@@ -37,6 +37,7 @@ async def serve_asgi(
     config: Config,
     *,
     limits: ConnectionLimits,
+    websockets: bool = False,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -51,6 +52,7 @@ async def serve_asgi(
         config: hypercorn's. The ``server`` header is off, and HTTP/2 isn't offered, whatever it says:
             this is to stand behind a proxy, where HTTP/2 gains nothing and would need bounds of its own.
         limits: what a client may cost.
+        websockets: whether the app is called for WebSockets; otherwise each handshake is refused with 426.
         shutdown_trigger: its return starts the shutdown; so does ``config.max_requests``.
         task_status: gets the URLs that are being listened on.
 
@@ -60,7 +62,7 @@ async def serve_asgi(
     Cancellation: everything is cancelled at once, without the grace.
     """
     config = _adapted(config)
-    server = ServerState(config)
+    server = ServerState(config, websockets=websockets)
     slots = trio.Semaphore(limits.max_connections)
     async with (
         open_disconnects() as server.disconnects,

@@ -15,6 +15,7 @@ from agentic_trio.http1.response_writer import ResponseWriter
 from agentic_trio.minting import mint_id
 from agentic_trio.server.application import Caller
 from agentic_trio.server.exchange import Exchange
+from agentic_trio.server.websocket import WebSocket, is_handshake
 
 if TYPE_CHECKING:
     from agentic_trio.net.disconnects import Peer
@@ -31,7 +32,7 @@ _CLIENT_LEFT: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceErr
 
 
 class HTTPConnection:
-    """Serves the requests of one connection. An upgrade to another protocol is refused, or ignored."""
+    """Serves the requests of one connection, the last of which may make a WebSocket of it."""
 
     def __init__(self, app: Application, server: ServerState, channel: Channel) -> None:
         self._app = app
@@ -71,14 +72,21 @@ class HTTPConnection:
         head = await self._next_head()
         if head is None:
             return False
-        if head.websocket:
+        if head.websocket and not (self._server.websockets and is_handshake(head)):
             # A client that is told so at once falls back to HTTP. After a 404 Codex tries seven times more.
-            raise RequestRefused("There are no WebSockets here: use HTTP.", status=426)
+            raise RequestRefused(
+                "There are no WebSockets here, or this is no handshake of version 13: use HTTP.",
+                status=426,
+                headers={"sec-websocket-version": "13"} if self._server.websockets else None,
+            )
         config = self._server.config
         if config.server_names and head.host.decode("ascii") not in config.server_names:
             raise NotFound("No such server name.")
         self._requests += 1
         self._server.mark_request()
+        if head.websocket:
+            await self._app.handle_socket(WebSocket(self._channel, head, self._server), head, caller)
+            return False
         last = self._requests >= config.keep_alive_max_requests
         exchange = Exchange(self._channel, head, self._server, last=last)
         await self._app.handle(exchange, caller)
@@ -150,6 +158,7 @@ class HTTPConnection:
     async def _refuse(self, refusal: GatewayError) -> None:
         response = ResponseWriter(method="GET", version="1.1")
         headers = [(b"content-type", b"application/json"), (b"x-request-id", mint_id("req").encode())]
+        headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
         response.start(refusal.status, headers)
         await self._send_last(response.body(refusal.body(), False, self._server.response_headers()))
 

@@ -54,15 +54,18 @@ async def serve(
                 await trio.sleep_forever()
             else:
                 await shutdown_trigger()
-            gateway.admission.closed = True
+            gateway.admission.close()
             nursery.start_soon(_end_turns, gateway, trio.current_time() + config.graceful_timeout)
 
         await serve_asgi(
             create_app(gateway),
             hypercorn_config(config),
             limits=ConnectionLimits(
-                max_connections=config.max_connections, write_timeout=config.write_timeout
+                max_connections=config.max_connections,
+                write_timeout=config.write_timeout,
+                max_message_bytes=config.max_request_body_size,
             ),
+            websockets=True,
             shutdown_trigger=told_to_stop,
             task_status=task_status,
         )

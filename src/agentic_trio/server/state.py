@@ -19,14 +19,16 @@ class ServerState:
 
     Attributes:
         config: hypercorn's.
+        websockets: whether the app is called for WebSockets.
         idle: the streams of connections that wait for a request, longest first.
         disconnects: tells requests that their client has left; None where the system can't.
         crowded: a new connection waits for one of the busy ones to end, so none is kept alive.
         shutting_down: connections close after the request in flight.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, websockets: bool = False) -> None:
         self.config = config
+        self.websockets = websockets
         self.crowded = False
         self.disconnects: Disconnects | None = None
         self.idle: dict[Stream, None] = {}

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from agentic_trio.web import conversations, health, openapi, relay, responses
 from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
-from agentic_trio.web.websocket import NoWebSocket
+from agentic_trio.web.responses_socket import ResponsesSocket
 
 if TYPE_CHECKING:
     from quart import Response
@@ -37,7 +37,7 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
         app.direct |= routes.direct
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
-    app.asgi_websocket_class = NoWebSocket
+    app.asgi_websocket_class = ResponsesSocket
     app.after_request(_name_request)
     if gateway is not None:
         attach(app, gateway)
