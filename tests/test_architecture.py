@@ -18,6 +18,7 @@ LAYERS = (
     ("config", "context", "errors", "minting", "settings"),
     ("net", "http1", "wire"),
     ("store", "upstream"),
+    ("auth",),
     ("gateway",),
     ("web",),
     ("server",),
@@ -27,7 +28,7 @@ LAYERS = (
 
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
-PACKAGES = ("net", "http1", "wire", "store", "upstream", "gateway", "web", "server", "cli")
+PACKAGES = ("net", "http1", "wire", "store", "upstream", "auth", "gateway", "web", "server", "cli")
 """Each knows nothing of its neighbours in the same layer."""
 
 RESOURCES = frozenset({"responses", "conversations", "items"})

@@ -184,7 +184,7 @@ def test_a_configuration_is_frozen() -> None:
 
 @pytest.mark.parametrize("base", ["http://host:1", "http://host:1/", "http://host:1/v1", "http://host:1/v1/"])
 def test_the_path_of_a_model_server_may_end_in_v1(base: str) -> None:
-    assert Config(llm_api_base=base).upstream_origin == "http://host:1"
+    assert Config(llm_api_base=base).upstream_origins == ("http://host:1",)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +268,9 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "list_endpoints": ("1", True),
     "bridge_silence": ("false", False),
     "host": ("::1", "::1"),
+    "auth": ("keys, oidc", ("keys", "oidc")),
+    "open": ("true", True),
+    "keys_file": ("some.keys", "some.keys"),
     "openai_api_key": ("null", "null"),
     "seal_keys_file": ("/run/keys", "/run/keys"),
 }
@@ -281,7 +284,7 @@ def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
     assert type(getattr(config, name)) is type(
-        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys"), name)
+        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys", keys_file="keys"), name)
     )
     assert config.source_of(name) == Source("variable", variable)
 

@@ -28,9 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SQLITE = "sqlite://"
+IN_MEMORY = ":memory:"
+
+WAYS_IN = ("keys", "oidc")
+"""What a client can prove who it is by."""
 
 MODEL_SERVER = "Model server"
 LISTENING = "Listening"
+ACCESS = "Access"
 STORE = "Store"
 TURNS = "Turns"
 LIMITS = "Limits"
@@ -45,6 +50,23 @@ def parse_names(text: str) -> tuple[str, ...]:
 def parse_origins(text: str) -> tuple[str, ...]:
     """A comma-separated list of origins."""
     return tuple(origin.rstrip("/") for origin in parse_names(text))
+
+
+def parse_bases(text: str) -> str:
+    """One URL as it is; several without the spaces around their commas."""
+    return ",".join(parse_names(text)) if "," in text else text
+
+
+def _check_bases(bases: str) -> str | None:
+    problems = [problem for base in bases.split(",") if (problem := _check_base(base))]
+    if problems:
+        return problems[0]
+    origins = _origins(bases)
+    return None if len(set(origins)) == len(origins) else "names a model server twice"
+
+
+def _origins(bases: str) -> tuple[str, ...]:
+    return tuple(base.rstrip("/").removesuffix("/v1") for base in bases.split(","))
 
 
 def _check_base(base: str) -> str | None:
@@ -87,6 +109,13 @@ def _check_names(names: tuple[str, ...]) -> str | None:
     return "must be names in ASCII without spaces, separated by commas"
 
 
+def _check_auth(ways: tuple[str, ...]) -> str | None:
+    for way in ways:
+        if way not in WAYS_IN:
+            return f"must be {' or '.join(WAYS_IN)}, or both with a comma between them, not {way!r}"
+    return None
+
+
 def _check_database(url: str) -> str | None:
     if not url.startswith(SQLITE) or len(url) == len(SQLITE):
         return f"must be {SQLITE} and a path, not {_redacted(url)!r}"
@@ -124,9 +153,12 @@ class Config:
         group=MODEL_SERVER,
         aliases=("LLM_API_BASE",),
         unit="URL",
-        check=_check_base,
-        help="the model server, an http:// or https:// URL",
-        more="A trailing `/v1` makes no difference.",
+        repeatable=True,
+        parse=parse_bases,
+        check=_check_bases,
+        help="the model server, an http:// or https:// URL; several by repeating it",
+        more="A trailing `/v1` makes no difference. Several are separated by commas in a variable, and an "
+        "array in a file: [Several model servers](upstreams.md#several-model-servers).",
     )
     openai_api_key: str | None = setting(
         None,
@@ -212,6 +244,33 @@ class Config:
         help="the names by which clients may call, separated by commas",
         more="A gateway on loopback takes loopback's own names too, and refuses every other `Host`: a page "
         "could make its name resolve there. Elsewhere every name is taken unless some are given.",
+    )
+    auth: tuple[str, ...] = setting(
+        (),
+        "--auth",
+        group=ACCESS,
+        unit="ways",
+        parse=parse_names,
+        check=_check_auth,
+        help="how clients prove who they are: keys, oidc, or keys,oidc; without it nobody has to",
+        more="`keys`: those that `agentic-trio keys create` makes. A client's credential never goes to the "
+        "model server: `openai_api_key` does, or what is stored with its key.",
+    )
+    open: bool = setting(
+        False,
+        "--open",
+        group=ACCESS,
+        help="let everyone in who reaches an address that isn't loopback's",
+        more="Without it, such a `host` is refused unless there is an `auth`.",
+    )
+    keys_file: str | None = setting(
+        None,
+        "--keys-file",
+        group=ACCESS,
+        unit="path",
+        check=_check_path,
+        help="the file that keys, and what owners may use, are kept in",
+        more="Without it, it is the database's name with `.keys` behind it. Several gateways may share one.",
     )
     graceful_timeout: float = setting(
         20.0,
@@ -391,16 +450,28 @@ class Config:
                 raise ConfigError(f"{problem} (set by {printable(setter)})" if setter else problem)
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
+        if "keys" in self.auth:
+            # Raises, where there is no such path.
+            _ = self.keys_path
 
     @property
-    def upstream_origin(self) -> str:
-        """``llm_api_base`` without a trailing ``/v1``: what a path is put behind."""
-        return self.llm_api_base.rstrip("/").removesuffix("/v1")
+    def upstream_origins(self) -> tuple[str, ...]:
+        """Each model server's URL without a trailing ``/v1``: what a path is put behind."""
+        return _origins(self.llm_api_base)
 
     @property
     def database_path(self) -> str:
         """The database's file: what follows ``sqlite://``."""
         return self.db_url.removeprefix(SQLITE)
+
+    @property
+    def keys_path(self) -> str:
+        """The file of keys. Raises ConfigError if the database, which it would be beside, is in memory."""
+        if self.keys_file:
+            return self.keys_file
+        if self.database_path == IN_MEMORY:
+            raise ConfigError("the database is in memory, so keys need a keys_file")
+        return f"{self.database_path}.keys"
 
     def source_of(self, name: str) -> Source:
         """Where the value of a setting came from."""

@@ -73,6 +73,7 @@ class Setting:
         help: what it does, in a phrase.
         more: what the docs say beyond that, in sentences.
         unit: what a number counts, or what a text is; stands for the value in help.
+        repeatable: the flag may be given several times; the texts are joined by commas.
         secret: the value is shown nowhere, and can be read from the file that ``..._FILE`` names.
         above, at_least, at_most: the bounds of a number, which must be finite too.
         parse: makes the value of a text where the type doesn't say how.
@@ -88,6 +89,7 @@ class Setting:
     help: str
     more: str
     unit: str
+    repeatable: bool
     secret: bool
     above: float | None
     at_least: float | None
@@ -193,6 +195,7 @@ def setting(
     more: str = "",
     aliases: tuple[str, ...] = (),
     unit: str = "",
+    repeatable: bool = False,
     secret: bool = False,
     above: float | None = None,
     at_least: float | None = None,
@@ -209,6 +212,7 @@ def setting(
         help=help,
         more=more,
         unit=unit,
+        repeatable=repeatable,
         secret=secret,
         above=above,
         at_least=at_least,

@@ -118,8 +118,8 @@ def test_bad_variable_is_one_line_and_exit_code_2(
     ("arguments", "about"),
     [
         (["serve", "--nope"], "--nope"),
-        (["serve", "--host", "192.0.2.1"], "can't listen on 192.0.2.1:9000"),
-        (["serve", "--host", "no such host"], "can't listen on no such host:9000"),
+        (["serve", "--open", "--host", "192.0.2.1"], "can't listen on 192.0.2.1:9000"),
+        (["serve", "--open", "--host", "no such host"], "can't listen on no such host:9000"),
     ],
 )
 def test_process_ends_with_one_line_and_exit_code_2(

@@ -34,6 +34,9 @@ class FakeUpstream:
         self.keep_alive = keep_alive
         """Seconds after which an idle connection is closed (uvicorn: 5)."""
         self.url = ""
+        self.models = ["tiny"]
+        self.healthy = True
+        """Whether ``/health`` says so."""
         self.requests: list[Recorded] = []
         self.live = 0
         """Requests that are being answered now (by a model: not /v1/models, not refusals)."""
@@ -134,9 +137,9 @@ class FakeUpstream:
     def _elsewhere(self, request: Recorded) -> Answer:
         where = (request.method, request.path)
         if where == ("GET", "/v1/models"):
-            return plain(200, encode({"object": "list", "data": [MODEL]}))
+            return plain(200, encode({"object": "list", "data": [MODEL | {"id": id} for id in self.models]}))
         if where == ("GET", "/health"):
-            return plain(200, b"")
+            return plain(200 if self.healthy else 503, b"")
         if where == ("GET", "/metrics"):
             running = f'vllm:num_requests_running{{model_name="tiny"}} {float(self.live)}\n'
             return plain(200, running.encode(), **{"content-type": "text/plain"})

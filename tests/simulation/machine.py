@@ -155,7 +155,7 @@ class Machine:
             transport = await stack.enter_async_context(StreamTransport(connect=self.connect_to_model))
             idle = self.config.idle_timeout
             timeouts = {"connect": self.config.connect_timeout, "read": idle, "write": idle, "pool": None}
-            upstream = Upstream(self.config.upstream_origin, transport, timeouts)
+            upstream = Upstream(self.config.upstream_origins[0], transport, timeouts)
             self.services = Services(
                 config=self.config,
                 store=store,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.store.contract import Announcement, Ending, Store
     from agentic_trio.upstream.client import Upstream
+    from agentic_trio.wire.affinity import Affinity
 
 Json = dict[str, Any]
 
@@ -150,7 +151,11 @@ class FakeUpstream:
 
     @asynccontextmanager
     async def stream(
-        self, body: bytes, context: RequestContext, meanwhile: Callable[[], Awaitable[None]]
+        self,
+        body: bytes,
+        context: RequestContext,
+        meanwhile: Callable[[], Awaitable[None]],
+        affinity: Affinity,
     ) -> AsyncIterator[Answer]:
         await trio.lowlevel.checkpoint()
         self.bodies.append(json.loads(body))

@@ -97,8 +97,8 @@ async def test_a_configured_host_is_served() -> None:
 
 
 async def test_a_gateway_beyond_loopback_serves_any_host_unless_told_otherwise() -> None:
-    async with open_world(host="0.0.0.0") as world:
+    async with open_world(host="0.0.0.0", open=True) as world:
         assert (await send(world, "turn", host="gateway.example")).status_code == 200
-    async with open_world(host="0.0.0.0", allowed_hosts=("gateway.example",)) as world:
+    async with open_world(host="0.0.0.0", open=True, allowed_hosts=("gateway.example",)) as world:
         assert (await send(world, "turn", host="gateway.example")).status_code == 200
         assert (await send(world, "turn", host="other.example")).status_code == 403

@@ -109,6 +109,15 @@ def test_every_example_is_what_it_is_an_example_of():
             assert refused_by(content["schema"], example["value"]) == []
 
 
+def test_the_document_says_what_anyone_may_call():
+    routes = create_app()
+    public = {path for path in DOCUMENT["paths"] if path in routes.public}
+    assert public == {"/health", "/ready", "/openapi.json", "/"}
+    for _, path, operation in operations():
+        assert (operation.get("security") == [{}]) == (path in public)
+        assert ("401" in operation["responses"]) == (path not in public)
+
+
 async def test_the_document_is_served(world: World):
     assert (await world.client.get("/openapi.json")).json() == DOCUMENT
 
@@ -222,14 +231,11 @@ CODE = Path(agentic_trio.__file__).parent
 NO_ROUTE = {426, 508}
 """Statuses of what comes to no route: a WebSocket handshake, a request that the gateway itself has sent."""
 
-FROM_UPSTREAM = {401}
-"""Statuses that only the model server decides on, and that clients tell apart."""
-
 
 def statuses_of_the_code() -> set[int]:
     """The statuses of errors that the code names, wherever it does."""
     found = set()
-    for package in ("errors.py", "http1", "gateway", "wire", "web", "server", "upstream"):
+    for package in ("errors.py", "http1", "auth", "gateway", "wire", "web", "server", "upstream"):
         for file in (CODE / package).rglob("*.py") if "." not in package else [CODE / package]:
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "status":
@@ -242,7 +248,7 @@ def statuses_of_the_code() -> set[int]:
 
 def test_every_status_that_the_code_answers_with_is_documented_and_no_other():
     documented = {int(s) for _, _, each in operations() for s in each["responses"] if s.isdigit()}
-    assert documented - {200} == (statuses_of_the_code() | FROM_UPSTREAM) - NO_ROUTE
+    assert documented - {200} == statuses_of_the_code() - NO_ROUTE
 
 
 def event_schemas() -> dict[str, Json]:

@@ -330,6 +330,29 @@ def test_a_carelessly_told_answer_becomes_a_legal_stream(how: Carelessness, plac
     assert sorted(final_texts(output).values()) == sorted(TEXT_OF_OUTPUT.values())
 
 
+MANY = (
+    Text(("A1 ", "a2")),
+    Refusal(("No", "pe")),
+    Text(("B1 ", "b2")),
+    Call("now", ('{"a"', ":1}")),
+    Call("now", ('{"b"', ":2}")),
+    Reasoning(("hm", " hm"), summary=("S",)),
+    Reasoning(("more",), summary=("T",)),
+    Text(("C",)),
+)
+MANY_OF_A_KIND = rendered(Script(output=MANY))
+
+
+@settings(max_examples=60)
+@given(how=CARELESSNESS, places=CUTS)
+def test_items_of_one_kind_become_a_legal_stream_however_carelessly_they_are_told_apart(
+    how: Carelessness, places: list[int]
+) -> None:
+    raw = streamed(cut(how.tell(MANY_OF_A_KIND), places))
+    told = check_event_stream(raw, REQUEST, ending="response.completed", interleaved=True)
+    assert deltas(told) == final_texts(told[-1]["response"]["output"])
+
+
 # --------------------------------------------------------------------------- one deviation a test
 
 
@@ -478,6 +501,50 @@ def test_interleaved_items_keep_their_own_texts() -> None:
     play >> terminal(message("12", id="m0"), message("12", id="m1"))
     events = play.ends("response.completed", interleaved=True)
     assert deltas(events) == {(0, 0, None): "12", (1, 0, None): "12"}
+
+
+def test_messages_that_only_the_final_output_tells_apart_are_told_once() -> None:
+    play = Playbook()
+    play >> event("response.output_text.delta", item_id="m", delta="Hello.")
+    play >> event("response.refusal.delta", item_id="m", delta="I won't.")
+    play >> event("response.output_text.delta", item_id="m", delta="Bye.")
+    refusal = {**message("", id="m"), "content": [{"type": "refusal", "refusal": "I won't."}]}
+    play >> terminal(message("Hello.", id="m"), refusal, message("Bye.", id="m"), message("New.", id="m"))
+    events = play.ends("response.completed", interleaved=True)
+    assert final_texts(events[-1]["response"]["output"]) == {
+        (0, 0, None): "Hello.",
+        (0, 1, None): "I won't.",
+        (0, 2, None): "Bye.",
+        (1, 0, None): "New.",
+    }
+
+
+def test_texts_that_only_the_final_output_tells_apart_are_told_once() -> None:
+    play = Playbook()
+    play >> event("response.output_text.delta", item_id="m", delta="Hello.")
+    play >> event("response.output_text.delta", item_id="m", delta="Bye.")
+    play >> terminal(message("Hello.", id="m"), message("Bye.", id="m"))
+    events = play.ends("response.completed", interleaved=True)
+    assert final_texts(events[-1]["response"]["output"]) == {(0, 0, None): "Hello.Bye."}
+
+
+def test_a_text_that_its_last_word_contradicts_stays_as_it_was_read() -> None:
+    play = Playbook()
+    play >> event("response.output_text.delta", item_id="m", delta="Hello.")
+    play >> event("response.output_text.done", item_id="m", text="Good day.")
+    play >> terminal(message("Good day.", id="m"))
+    events = play.ends("response.completed", interleaved=True)
+    assert final_texts(events[-1]["response"]["output"]) == {(0, 0, None): "Hello."}
+
+
+def test_items_with_the_same_id_are_found_by_their_places_in_the_final_output() -> None:
+    play = Playbook()
+    play >> event("response.output_text.delta", item_id="m", output_index=0, delta="one")
+    play >> event("response.output_text.delta", item_id="m", output_index=2, delta="three")
+    play >> terminal(message("one", id="m"), message("two", id="m"), message("three", id="m"))
+    events = play.ends("response.completed", interleaved=True)
+    texts = final_texts(events[-1]["response"]["output"])
+    assert texts == {(0, 0, None): "one", (1, 0, None): "three", (2, 0, None): "two"}
 
 
 def test_an_item_whose_id_changes_between_its_events_is_one_item() -> None:

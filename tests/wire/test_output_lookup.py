@@ -62,17 +62,26 @@ def final_searched(left: list[OutputItem], type: str, id: str | None, index: int
     return next(iter([*by_id, *at_index, *unnamed]), None)
 
 
+def exact_searched(left: list[OutputItem], type: str, id: str | None, index: int) -> OutputItem | None:
+    names = [(item.added["type"], item.upstream_id, item.upstream_index) for item in left]
+    return left[names.index((type, id, index))] if id is not None and (type, id, index) in names else None
+
+
 @given(st.lists(SAYS, max_size=8), st.lists(st.tuples(TYPES, IDS), max_size=8))
 def test_each_item_of_the_final_output_is_found_once(
     said: list[tuple[str, str | None, int | None]], final: list[tuple[str, str | None]]
 ) -> None:
     left = items_of(said)
     lookup = FinalLookup(left)
-    for index, (type, id) in enumerate(final):
-        expected = final_searched(left, type, id, index)
-        assert lookup.take(index, {"type": type, "id": id}) is expected
-        if expected is not None:
-            left.remove(expected)
+    expected: dict[int, OutputItem] = {}
+    for search in (exact_searched, final_searched):
+        for index, (type, id) in enumerate(final):
+            found = None if index in expected else search(left, type, id, index)
+            if found is not None:
+                expected[index] = found
+                left.remove(found)
+    output = [{"type": type, "id": id} for type, id in final]
+    assert lookup.match(output) == [expected.get(index) for index in range(len(final))]
 
 
 @given(

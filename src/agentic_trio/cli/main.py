@@ -1,4 +1,4 @@
-"""The command line: ``agentic-trio serve``, ``demo`` and ``db``.
+"""The command line: ``agentic-trio serve``, ``demo``, ``keys`` and ``db``.
 
 What a command needs is imported when it runs: ``--help``, ``--version`` and the completion in a shell
 load neither Trio nor a web framework.
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from agentic_trio.cli.options import OnceCommand, config_option, options_of
+from agentic_trio.cli.values import Moment, Name, Period
 from agentic_trio.config import SETTINGS, Config, log_sources
+from agentic_trio.context import SCOPES
 from agentic_trio.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,6 +88,81 @@ def backup(target: str, file: str | None, **flags: str | bool | None) -> None:
 
         copy(config.database_path, target, progress=show)
     click.echo(f"{config.database_path} is copied to {target}")
+
+
+def _keeping(name: str) -> list[click.Parameter]:
+    """The options that say where keys are kept, and how a command prints what it found."""
+    settings = {field: SETTINGS[field] for field in ("db_url", "keys_file")}
+    as_json = click.Option(["--json", "as_json"], is_flag=True, help=f"print {name} as JSON")
+    return [as_json, config_option(), *options_of(settings)]
+
+
+@command_line.group()
+def keys() -> None:
+    """Say who may call a gateway with --auth keys, also while it runs."""
+
+
+@keys.command(cls=OnceCommand, params=_keeping("what is known of the key, and the key,"))
+@click.option("--owner", required=True, type=Name(), help="whose state its requests see")
+@click.option("--name", default="", help="what it is for, so that it can be told from the owner's others")
+@click.option("--scope", type=click.Choice(SCOPES), default="write", show_default=True, help="what it may do")
+@click.option("--expires", type=Moment(), help="when it ends: so long from now (90d, 12h), or a date")
+@click.option("--upstream-key-file", type=click.Path(), help="holds the model server's key for its requests")
+@click.option("--client-upstream-key", is_flag=True, help="let its clients send one, as Authorization")
+def create(
+    file: str | None,
+    as_json: bool,
+    owner: str,
+    name: str,
+    scope: str,
+    expires: int | None,
+    upstream_key_file: str | None,
+    client_upstream_key: bool,
+    **flags: str | bool | None,
+) -> None:
+    """Make a key and print it. It is shown at no other time, and not stored."""
+    from agentic_trio.cli import key_commands
+
+    if upstream_key_file and client_upstream_key:
+        raise click.UsageError("--upstream-key-file and --client-upstream-key exclude one another")
+    key_commands.create(
+        Config.from_command(flags, file),
+        as_json=as_json,
+        owner=owner,
+        name=name,
+        scope=scope,
+        expires_at=expires,
+        upstream_key=key_commands.read_upstream_key(upstream_key_file) if upstream_key_file else None,
+        brings_upstream_key=int(client_upstream_key),
+    )
+
+
+@keys.command("list", cls=OnceCommand, params=_keeping("them"))
+@click.option("--owner", help="only this owner's")
+def list_keys(file: str | None, as_json: bool, owner: str | None, **flags: str | bool | None) -> None:
+    """List the keys: whose they are, what they may do, and when they were used last."""
+    from agentic_trio.cli import key_commands
+
+    key_commands.show(Config.from_command(flags, file), owner, as_json=as_json)
+
+
+@keys.command(cls=OnceCommand, params=_keeping("what is known of the key"))
+@click.argument("key")
+def revoke(key: str, file: str | None, as_json: bool, **flags: str | bool | None) -> None:
+    """Let KEY, an id or a name, be worth nothing, within some seconds on every gateway."""
+    from agentic_trio.cli import key_commands
+
+    key_commands.revoke(Config.from_command(flags, file), key, as_json=as_json)
+
+
+@keys.command(cls=OnceCommand, params=_keeping("what is known of the new key, and the key,"))
+@click.argument("key")
+@click.option("--grace", type=Period(), default="0s", help="how long the old key is good for yet, as 24h")
+def rotate(key: str, grace: int, file: str | None, as_json: bool, **flags: str | bool | None) -> None:
+    """Make a key like KEY, an id or a name, in its place, and print it."""
+    from agentic_trio.cli import key_commands
+
+    key_commands.rotate(Config.from_command(flags, file), key, grace, as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -31,7 +31,7 @@ class OnceCommand(click.Command):
         if not ctx.resilient_parsing:
             _, _, order = self.make_parser(ctx).parse_args(list(args))
             for parameter, count in Counter(order).items():
-                if count > 1:
+                if count > 1 and not parameter.multiple:
                     raise click.UsageError(f"{parameter.opts[0]} is given {count} times: give it once", ctx)
         return super().parse_args(ctx, args)
 
@@ -63,9 +63,15 @@ def _option(setting: Setting) -> GroupedOption:
     return GroupedOption(
         [setting.flag, setting.name],
         group=setting.group,
+        multiple=setting.repeatable,
+        callback=_joined if setting.repeatable else None,
         metavar=(setting.unit or setting.name).upper(),
         help=help,
     )
+
+
+def _joined(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> str | None:
+    return ",".join(given) if given else None
 
 
 def config_option() -> click.Option:

@@ -17,7 +17,7 @@ import trio
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.server.serve import serve
+from agentic_trio.server.serve import check_exposure, serve
 from agentic_trio.store.contract import StoreError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def run_gateway(config: Config, *, local: bool) -> None:
         ConfigError: the configuration can't be used, or the local model can't be started.
         ClickException: the database can't be used, or the address.
     """
+    check_exposure(config, authenticates=bool(config.auth))
     tune_collector()
     tune_allocator()
     try:
@@ -108,10 +109,10 @@ async def _serve(config: Config) -> None:
         async with open_gateway(config) as gateway, open_inner_nursery() as nursery:
             told = trio.Event()
             urls = await nursery.start(_until_served, gateway, told, nursery.cancel_scope)
+            servers = config.upstream_origins
+            behind = f"server is {servers[0]}" if len(servers) == 1 else f"servers are {', '.join(servers)}"
             for url in urls:
-                print(
-                    f"agentic-trio listens on {url}; the model server is {config.upstream_origin}", flush=True
-                )
+                print(f"agentic-trio listens on {url}; the model {behind}", flush=True)
             nursery.start_soon(_obey, signals, told, nursery.cancel_scope, config)
 
 

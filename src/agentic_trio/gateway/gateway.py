@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from agentic_trio.auth.authenticator import open_authenticator
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.gateway.admission import Admission, Ticket
@@ -27,7 +28,7 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
-from agentic_trio.upstream.client import open_upstream
+from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.responses import crashed
 
@@ -56,8 +57,9 @@ class Gateway:
 
     Attributes:
         config: what it was opened with.
-        upstream: the model server.
+        upstream: the model server, or several.
         admission: the bounds on requests and on the memory that they take.
+        authenticator: finds out who a request comes from; None where nobody has to say.
         turns: those that run, and new ones.
         seals: whether reasoning can be sealed for clients.
         keys: who is at work on which idempotency key.
@@ -70,6 +72,7 @@ class Gateway:
         self.config = services.config
         self.upstream = services.upstream
         self.admission = services.admission
+        self.authenticator = services.authenticator
         self.turns = Registry(services, service)
         self.seals = services.sealing is not None
         self.keys = Locks(KEY_WAIT, key_in_use)
@@ -198,7 +201,11 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     """
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
-    async with open_sqlite_store(config.database_path) as store, open_upstream(config) as upstream:
+    async with (
+        open_authenticator(config, time.time) as authenticator,
+        open_sqlite_store(config.database_path) as store,
+        open_upstream(config) as upstream,
+    ):
         try:
             await store.recover(crashed)
             sealing = await open_sealing(config, store)
@@ -214,6 +221,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
+            authenticator=authenticator,
             sealing=sealing,
         )
         async with open_gateway_over(services) as gateway:

@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
     import trio
 
+    from agentic_trio.auth.authenticator import Authenticator
     from agentic_trio.config import Config
     from agentic_trio.gateway.admission import Admission
     from agentic_trio.gateway.locks import Locks
     from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Store
-    from agentic_trio.upstream.client import Upstream
+    from agentic_trio.upstream.servers import ModelServers
     from agentic_trio.wire.ids import MintId
     from agentic_trio.wire.sealing import Seal, Sealing
 
@@ -27,25 +28,27 @@ class Services:
     Attributes:
         config: what the gateway was opened with.
         store: where turns are kept.
-        upstream: the model server.
+        upstream: the model server, or several.
         admission: the bounds on requests and on their memory.
         locks: one turn at a time in a conversation.
         unrecorded: the endings that the store could not take yet.
         background: how many background turns may run at once.
         mint: makes ids.
         now: Unix time in seconds.
+        authenticator: finds out who a request comes from; None where nobody has to say.
         sealing: seals what clients carry; None where that can't be done.
     """
 
     config: Config
     store: Store
-    upstream: Upstream
+    upstream: ModelServers
     admission: Admission
     locks: Locks
     unrecorded: Unrecorded
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
+    authenticator: Authenticator | None = None
     sealing: Sealing | None = None
 
     def seal_of(self, owner: str) -> Seal | None:

@@ -18,6 +18,7 @@ from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.store.contract import APPENDING, History
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
+from agentic_trio.wire.affinity import Affinity
 from agentic_trio.wire.items import opened_calls
 from agentic_trio.wire.responses import Snapshot, with_output
 
@@ -254,26 +255,30 @@ class Turn:
         config = self._services.config
         self._scope.deadline = trio.current_time() + config.turn_timeout
         self._progress = Call.MADE
-        retries = Retries(
-            self.recording.context.items(), retries=config.upstream_retries, truncates=self.call.truncates
-        )
+        items = self.recording.context.items()
+        # The oldest item is the same along a thread and its forks, and its id makes it no other thread's.
+        affinity = Affinity(self.call.model, items[0])
+        retries = Retries(items, retries=config.upstream_retries, truncates=self.call.truncates)
         while True:
             try:
-                async with self._ask(retries.items) as answer:
+                async with self._ask(retries.items, affinity) as answer:
                     self._progress = Call.ACCEPTED
                     await self._follow(answer)
+                    if answer.server is not None:
+                        answer.server.used(self._response.snapshot.usage)
                     return
             except UpstreamError as error:
                 if self._progress is Call.ACCEPTED:
                     raise
                 await retries.after(error)
 
-    def _ask(self, items: Sequence[bytes]) -> AbstractAsyncContextManager[Answer]:
+    def _ask(self, items: Sequence[bytes], affinity: Affinity) -> AbstractAsyncContextManager[Answer]:
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
             self.call.upstream_body(items, stream=self.call.stream, seal=self._seal),
             self._context,
             self._announce,
+            affinity,
         )
 
     async def _announce(self) -> None:

@@ -1,4 +1,4 @@
-"""Endings that the store could not take: kept in memory, told to whoever asks, and tried again."""
+"""Endings that the store refused. They stay in memory, can be read there, and are written again later."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 MAX_UNRECORDED = 1000
-"""How many endings are kept; when a store fails for longer, the oldest are given up, and said so: their
-responses become ``failed``, without output, as soon as the store takes that."""
+"""The most endings that are kept. If a store fails for so long that there are more, the oldest are given up
+and logged. Their responses become ``failed``, without output, as soon as the store accepts that."""
 
 MAX_UNRECORDED_BYTES = 256 * 1024 * 1024
-"""How much of them, for the same: an ending holds its turn's whole stream."""
+"""The most bytes of endings that are kept, for the same reason: an ending holds its turn's whole stream."""
 
 MAX_GIVEN_UP = 100_000
-"""How many responses are known to be given up; what is forgotten is under way until the next start."""
+"""The most given-up responses that are remembered. One that is forgotten reads as ``in_progress`` until the
+gateway starts again."""
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 
 
 class Unrecorded:
-    """What a full or broken disk has kept from being recorded."""
+    """The endings that a full or broken disk has kept from being recorded."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -42,13 +43,13 @@ class Unrecorded:
         self._wanted = trio.Event()
 
     def keep(self, ending: Ending) -> None:
-        """Take an ending into care."""
+        """Keep an ending until it can be recorded."""
         self._drop(ending.id)
         self._endings[ending.id] = ending
         self._sizes[ending.id] = _size(ending)
         while len(self._endings) > MAX_UNRECORDED or sum(self._sizes.values()) > MAX_UNRECORDED_BYTES:
             lost = next(iter(self._endings.values()))
-            logger.error("gave up recording turn %s: too many are waiting for the store", lost.id)
+            logger.error("gave up recording turn %s: too many turns wait for the store", lost.id)
             self._give_up(lost)
         self._wanted.set()
 
@@ -64,24 +65,24 @@ class Unrecorded:
         self._given_up.pop(id, None)
 
     def find(self, owner: str, id: str) -> Ending | None:
-        """The ending of a response that is not recorded yet."""
+        """Return the ending of a response, if it is kept here."""
         ending = self._endings.get(id)
         return ending if ending is not None and ending.owner == owner else None
 
     def find_keyed(self, owner: str, key: bytes) -> Ending | None:
-        """The ending, not recorded yet, of the response that has this key."""
+        """Return the ending of the response that has this idempotency key, if it is kept here."""
         endings = (each for each in self._endings.values() if each.key == key and each.owner == owner)
         return next(endings, None)
 
     async def settle(self, owner: str, id: str) -> None:
-        """Record a response's ending now, if it is in care or was given up: what comes next needs it on disk.
+        """Record the ending of a response now, if it is kept here or was given up.
 
-        Without this, one that is deleted meanwhile would come back when it is tried again.
+        A deletion calls this first. Otherwise the response would come back when its ending is retried.
 
         Raises:
-            StoreError: it can't be recorded yet.
+            StoreError: the ending still can't be recorded.
 
-        Cancellation: it stays in care.
+        Cancellation: the ending stays here.
         """
         if self.find(owner, id) is not None or self._given_up.get(id) == owner:
             await self._record(id)
@@ -95,9 +96,10 @@ class Unrecorded:
         self._drop(id)
 
     async def run(self) -> None:
-        """Try again, ever more slowly, for as long as there is anything to record.
+        """Retry with growing delays, for as long as there is anything to record.
 
-        Cancellation: what is left is lost, and after a restart the announced ones are ``failed``.
+        Cancellation: the endings that are left are lost. At the next start their announced responses
+        become ``failed``.
         """
         while True:
             await self._wanted.wait()
@@ -109,7 +111,7 @@ class Unrecorded:
                 await self.flush()
 
     async def flush(self) -> None:
-        """Try each of them once; those given up and the others each until the store refuses one."""
+        """Retry each ending once, first those given up. Each of the two rounds ends at the first refusal."""
         await self._flush(self._given_up)
         await self._flush(self._endings)
 
@@ -120,12 +122,12 @@ class Unrecorded:
             try:
                 await self._record(id)
             except StoreError:
-                # It may be this one alone that the store refuses: next time another goes first.
+                # The store may refuse only this one, so another goes first next time.
                 if id in kept:
                     kept[id] = kept.pop(id)
                 return
             except Exception:
-                logger.exception("gave up recording turn %s: it can't be", id)
+                logger.exception("gave up recording turn %s: the store can't take it", id)
                 if id in self._endings:
                     self._give_up(self._endings[id])
                 else:

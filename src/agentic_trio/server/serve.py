@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import trio
 from hypercorn.config import Config as HypercornConfig
 
+from agentic_trio.errors import ConfigError
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.limits import ConnectionLimits
 from agentic_trio.web.app import create_app
+from agentic_trio.web.callers import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,11 +44,13 @@ async def serve(
         task_status: gets the URLs that are being listened on.
 
     Raises:
+        ConfigError: strangers could reach the address, and nobody has to say who they are.
         OSError: the address can't be bound.
 
     Cancellation: connections are closed at once; turns are recorded as ``cancelled``.
     """
     config = gateway.config
+    check_exposure(config, authenticates=gateway.authenticator is not None)
     async with open_inner_nursery() as nursery:
 
         async def told_to_stop() -> None:
@@ -68,6 +72,19 @@ async def serve(
             websockets=True,
             shutdown_trigger=told_to_stop,
             task_status=task_status,
+        )
+
+
+def check_exposure(config: Config, *, authenticates: bool) -> None:
+    """Refuse to let in whoever reaches an address, unless that was asked for.
+
+    Raises:
+        ConfigError: ``host`` isn't loopback's, nobody has to say who they are, and ``open`` is off.
+    """
+    if not authenticates and not config.open and not is_loopback(config.host):
+        raise ConfigError(
+            f"host is {config.host}, where everyone who reaches it could read and use everything: set auth "
+            "(--auth keys), or open (--open) if that is meant"
         )
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from agentic_trio.errors import ConfigError
@@ -104,6 +105,14 @@ def _lock(path: str, descriptor: int, lock: int) -> None:
         raise refuse(path, f"is in use by another gateway{named}") from None
     except OSError as error:
         raise refuse(path, f"can't be locked: {error.strerror}") from error
+
+
+def create_private(name: str) -> None:
+    """Create a file that isn't there, and let only its owner read and write it. Raises OSError."""
+    # One that is there is not opened: closing it would drop the locks that SQLite may have on it.
+    with suppress(FileExistsError):
+        os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+    _make_private(name)
 
 
 def _make_private(name: str) -> None:

@@ -14,6 +14,7 @@ from agentic_trio.upstream.faults import upstream_error
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agentic_trio.upstream.fleet import ServerState
     from agentic_trio.upstream.round_trip import ResponseStream
 
     Headers = Sequence[tuple[bytes, bytes]]
@@ -71,11 +72,13 @@ class Answer:
         status: its HTTP status.
         headers: as they came, names in the upstream's spelling.
         chunks: the body's bytes as they are read, content-encoding untouched.
+        server: which of several servers answers; None if there is one.
     """
 
     status: int
     headers: Headers
     chunks: Chunks
+    server: ServerState | None = None
 
     def header(self, name: bytes) -> str | None:
         """The first header of this (lower-case) name."""

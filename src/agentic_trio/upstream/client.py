@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import httpx
 
 from agentic_trio.errors import GatewayError, UpstreamError
-from agentic_trio.net.deadlines import open_deadlines
-from agentic_trio.net.direct import open_direct_stream
 from agentic_trio.upstream.answer import Answer, ReceivedChunks
 from agentic_trio.upstream.faults import Outages, upstream_error
-from agentic_trio.upstream.transport import StreamTransport
+from agentic_trio.upstream.model_lists import MAX_LIST_BYTES, models_in
+from agentic_trio.wire.affinity import NO_AFFINITY
 from agentic_trio.wire.dialect import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-    from agentic_trio.config import Config
     from agentic_trio.context import RequestContext
     from agentic_trio.upstream.answer import Headers
+    from agentic_trio.upstream.fleet import ServerState
     from agentic_trio.upstream.round_trip import Meanwhile, ResponseStream
+    from agentic_trio.upstream.transport import StreamTransport
+    from agentic_trio.wire.affinity import Affinity
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +43,6 @@ _PATHS = frozenset(
 )
 """Paths whose parsed URLs are kept. Strangers choose the others, so keeping them would need a bound."""
 
-KEEP_ALIVE_EXPIRY = 4.0
-"""Seconds for which an idle connection is reused. uvicorn, which vLLM runs on, closes it after five."""
-
 OF_THE_BODY = frozenset({b"accept", b"content-type", b"idempotency-key"})
 """Headers that describe the client's own request. The one that asks for a response sets its own."""
 
@@ -58,7 +54,7 @@ MAX_REFUSAL_BYTES = 64 * 1024
 
 
 class Upstream:
-    """Calls to the model server. Credentials come with each request; none are kept.
+    """Calls to one model server. Credentials come with each request; none are kept.
 
     Requests go directly to the transport. What ``httpx.AsyncClient`` would add (redirects, cookies, auth
     flows, headers of its own) a gateway must not do, and it would be most of the cost of a call.
@@ -69,8 +65,12 @@ class Upstream:
         timeouts: httpx's, in seconds, by phase.
 
     Attributes:
+        name: the server's address, without scheme.
         mark: names this gateway to itself, in ``MARK``.
+        states: empty. Only of several servers the gateway keeps count.
     """
+
+    states: Sequence[ServerState] = ()
 
     def __init__(self, origin: str, transport: StreamTransport, timeouts: dict[str, float | None]) -> None:
         self._origin = origin
@@ -78,6 +78,7 @@ class Upstream:
         self._extensions = {"timeout": timeouts}
         self._urls: dict[str, httpx.URL] = {}
         self._host = httpx.URL(origin).netloc
+        self.name = origin.partition("://")[2]
         self._outages = Outages(self._host.decode("ascii"))
         self._loops = False
         self.mark = secrets.token_hex(8).encode()
@@ -92,12 +93,12 @@ class Upstream:
         return url
 
     def stream(
-        self, body: bytes, context: RequestContext, meanwhile: Meanwhile
+        self, body: bytes, context: RequestContext, meanwhile: Meanwhile, affinity: Affinity = NO_AFFINITY
     ) -> AbstractAsyncContextManager[Answer]:
         """Create a response; read it inside the block.
 
         ``meanwhile`` is awaited when the request has been sent, while the server works. What it raises ends
-        the call and is raised.
+        the call and is raised. ``affinity`` decides among several servers.
 
         Raises:
             UpstreamError: the server could not be reached, refused, or broke off.
@@ -166,18 +167,26 @@ class Upstream:
 
     async def probe(self, context: RequestContext) -> None:
         """Check that the server is healthy and lists its models. Raises UpstreamError if not."""
+        await self.look(context)
+
+    async def look(self, context: RequestContext) -> frozenset[str] | None:
+        """Check as ``probe`` does, and return the models that the server lists; None if it doesn't say."""
         # vLLM goes on listing its models when its engine has died, but reports that it is unhealthy. Other
         # servers have no /health. One that refuses for want of a key is there; clients bring the key.
-        for path, absent in (("/health", 404), ("/v1/models", None)):
-            status = await self._status(path, context)
-            if status != absent and (status >= 500 or status == 404):
-                raise UpstreamError(f"The model server answers {path} with status {status}.")
+        await self._get("/health", context, may_be_absent=True)
+        status, body = await self._get("/v1/models", context)
+        models = models_in(body) if status == 200 else None
+        return None if models is None else frozenset(model["id"] for model in models)
 
-    async def _status(self, path: str, context: RequestContext) -> int:
+    async def _get(
+        self, path: str, context: RequestContext, *, may_be_absent: bool = False
+    ) -> tuple[int, bytes]:
         headers = [(b"accept-encoding", b"identity")]
         async with self.forward("GET", path, b"", headers, b"", context) as answer:
-            await answer.body()
-            return answer.status
+            body = await answer.body(MAX_LIST_BYTES)
+        if answer.status >= 500 or (answer.status == 404 and not may_be_absent):
+            raise UpstreamError(f"The model server answers {path} with status {answer.status}.")
+        return answer.status, body
 
 
 class _Call:
@@ -227,16 +236,3 @@ class _CreateCall(_Call):
             await self._response.aclose()
         status = answer.status if answer.status >= 400 else 502
         raise refusal(status, words, answer.header(b"retry-after"))
-
-
-@asynccontextmanager
-async def open_upstream(config: Config) -> AsyncIterator[Upstream]:
-    """The model server of a configuration, for as long as the block lasts."""
-    timeouts = httpx.Timeout(config.idle_timeout, connect=config.connect_timeout)
-    async with (
-        open_deadlines() as deadlines,
-        StreamTransport(
-            keepalive_expiry=KEEP_ALIVE_EXPIRY, connect=partial(open_direct_stream, deadlines=deadlines)
-        ) as transport,
-    ):
-        yield Upstream(config.upstream_origin, transport, timeouts.as_dict())

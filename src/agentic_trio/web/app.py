@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from quart import request
 from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
@@ -31,13 +32,15 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     # Otherwise a doubled slash is answered with a redirect: an HTML page that repeats the Host header.
     app.url_map.merge_slashes = False
     app.config["RESPONSE_TIMEOUT"] = None
-    app.direct = {}
+    app.direct, app.public = {}, set()
     for routes in (responses.routes, conversations.routes, relay.routes, health.routes, openapi.routes):
         app.register_blueprint(routes)
         app.direct |= routes.direct
+        app.public |= routes.public
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
     app.asgi_websocket_class = ResponsesSocket
+    app.before_request(_authenticate_the_lost)
     app.after_request(_name_request)
     if gateway is not None:
         attach(app, gateway)
@@ -66,8 +69,14 @@ def attach(app: GatewayApp, gateway: Gateway, *, listens: bool = True) -> None:
         )
 
 
+async def _authenticate_the_lost() -> None:
+    """Ask who calls what isn't there, too: a stranger learns of no path. Routes ask by themselves."""
+    if request.routing_exception is not None and request.method != "OPTIONS":
+        await this_request().authenticate()
+
+
 async def _name_request(response: Response) -> Response:
-    response.headers["x-request-id"] = this_request().context.request_id
+    response.headers["x-request-id"] = this_request().request_id
     return response
 
 

@@ -24,10 +24,11 @@ from agentic_trio.web.reply import Reply
 from agentic_trio.web.scope import RequestScope
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Set
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 
+    from agentic_trio.context import Scope
     from agentic_trio.gateway.gateway import Gateway
     from agentic_trio.web.callers import Callers
 
@@ -46,14 +47,23 @@ class Routes(Blueprint):
 
     Attributes:
         direct: (method, path) -> the handlers that may be called without Quart's dispatch.
+        public: the paths that anyone may call.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name, __name__)
         self.direct: dict[tuple[str, str], Handler] = {}
-        self._views: dict[Handler, View] = {}
+        self.public: set[str] = set()
 
-    def handle(self, method: str, path: str, *, direct: bool = False) -> Callable[[H], H]:
+    def handle(
+        self,
+        method: str,
+        path: str,
+        *,
+        direct: bool = False,
+        scope: Scope | None = None,
+        public: bool = False,
+    ) -> Callable[[H], H]:
         """Route a method and path to the decorated handler, which may stand under several.
 
         Args:
@@ -61,16 +71,39 @@ class Routes(Blueprint):
             path: in Werkzeug's notation.
             direct: whether our own server may call the handler without Quart's dispatch, which costs
                 more than most handlers do. The path then has no variables.
+            scope: what a caller must be allowed; by default ``read`` for GET and ``write`` for the others.
+            public: whether anyone may call, without saying who it is. The handler has no context then.
         """
+        needed = None if public else scope or needed_scope(method)
 
         def add(handler: H) -> H:
-            view = self._views.setdefault(handler, _view(handler))
-            self.add_url_rule(path, endpoint=handler.__name__, view_func=view, methods=[method])
+            admitted = _admitted(handler, needed)
+            endpoint = f"{handler.__name__} {method} {path}".replace(".", " ")
+            self.add_url_rule(path, endpoint=endpoint, view_func=_view(admitted), methods=[method])
             if direct:
-                self.direct[method, path] = handler
+                self.direct[method, path] = admitted
+            if needed is None:
+                self.public.add(path)
             return handler
 
         return add
+
+
+def needed_scope(method: str) -> Scope:
+    """What a caller must be allowed for a method of HTTP."""
+    return "read" if method in ("GET", "HEAD") else "write"
+
+
+def _admitted(handler: Handler, needed: Scope | None) -> Handler:
+    """A handler that is reached only by those who may call it."""
+    if needed is None:
+        return handler
+
+    async def admit(request: RequestScope, **variables: str) -> Reply:
+        await request.admit(needed)
+        return await handler(request, **variables)
+
+    return admit
 
 
 def _view(handler: Handler) -> View:
@@ -127,7 +160,7 @@ class RequestNursery(TrioASGIHTTPConnection):
             request.nursery.cancel_scope.cancel()
 
     async def _reply(self, reply: Reply, request: RequestScope, send: ASGISendCallable) -> None:
-        reply.headers.append((b"x-request-id", request.context.request_id.encode()))
+        reply.headers.append((b"x-request-id", request.request_id.encode()))
         request.started = True
         await reply.send(send)
 
@@ -152,6 +185,7 @@ class GatewayApp(QuartTrio):
         gateway: what it serves.
         callers: the hosts and origins that may call.
         direct: (method, path) -> handler, for the routes that may skip the dispatch.
+        public: the paths that anyone may call, without saying who it is.
     """
 
     asgi_http_class = RequestNursery
@@ -159,6 +193,7 @@ class GatewayApp(QuartTrio):
     gateway: Gateway
     callers: Callers
     direct: Mapping[tuple[str, str], Handler]
+    public: Set[str]
 
 
 async def refuse(request: RequestScope, error: Exception) -> Reply:
@@ -170,7 +205,7 @@ async def refuse(request: RequestScope, error: Exception) -> Reply:
     if isinstance(error, HTTPException):
         error = _routing_error(request, error)
     elif not isinstance(error, GatewayError):
-        logger.error("request %s failed", request.context.request_id, exc_info=error)
+        logger.error("request %s failed", request.request_id, exc_info=error)
         error = GatewayError("The gateway failed.", code="internal_error")
     reply = Reply(error.body(), error.status)
     reply.headers += [

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from agentic_trio.upstream.client import MARK
 
 if TYPE_CHECKING:
-    from agentic_trio.config import Config
-
     Headers = list[tuple[bytes, bytes]]
 
 HOP_BY_HOP = frozenset(
@@ -58,15 +56,20 @@ FORWARDED_WITHOUT_CREDENTIALS = frozenset(
         MARK,
     }
 )
-"""All that goes up when ``client_auth`` is ``replace``: any other header might be a client's credential."""
+"""All that goes up where clients' credentials must not: any other header might be one."""
 
 NOT_RETURNED = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 
 
-def to_model_server(headers: Headers, config: Config) -> Headers:
-    """The headers of a client's request that go upstream with it."""
+def to_model_server(headers: Headers, *, credentials: bool) -> Headers:
+    """The headers of a client's request that go upstream with it.
+
+    Args:
+        headers: the client's.
+        credentials: whether those go up that might hold credentials, ``Authorization`` aside.
+    """
     dropped = _with_named(NOT_FORWARDED, headers)
-    if config.client_auth == "replace":
+    if not credentials:
         return [
             field
             for field in headers

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 routes = Routes("openapi")
 
 
-@routes.handle("GET", "/openapi.json")
+@routes.handle("GET", "/openapi.json", public=True)
 async def openapi(request: RequestScope) -> Reply:
     """Serve the document."""
     return Reply(_encoded())

@@ -74,13 +74,14 @@ class ResponsesSocket(TrioASGIWebsocketConnection):
         await receive()
         app = cast("GatewayApp", self.app)
         try:
-            self._check(app)
+            await self._check(app)
         except GatewayError as refusal:
             await _refuse(refusal, send)
             return
         await _Socket(app.gateway, cast("dict[str, Any]", self.scope), receive, send).run()
 
-    def _check(self, app: GatewayApp) -> None:
+    async def _check(self, app: GatewayApp) -> None:
+        """Refuse a handshake that has no place here, may not come, or that nobody stands behind."""
         extensions = self.scope.get("extensions") or {}
         if "messages" not in extensions or self.scope["path"] != PATH:
             raise InvalidRequest(f"There are no WebSockets here, except {PATH}: use HTTP.", status=426)
@@ -91,6 +92,8 @@ class ResponsesSocket(TrioASGIWebsocketConnection):
             None if origin is None else origin.decode("latin-1"),
         )
         app.gateway.upstream.refuse_own(list(self.scope["headers"]))
+        if app.gateway.authenticator is not None:
+            await app.gateway.authenticator.identify(list(self.scope["headers"]))
         if app.gateway.admission.closed:
             app.gateway.admission.check()
 
@@ -118,7 +121,7 @@ class _Lane:
         name: its ``stream_id``; None for messages that have none.
         queue: the messages that wait, each with the memory that it takes.
         running: whether a task serves it.
-        last: the newest response that wasn't stored: its id, and what it can be continued with.
+        last: the newest response that wasn't stored: its id, its owner, and what it is continued with.
         kept: the memory that ``last`` takes.
     """
 
@@ -128,8 +131,12 @@ class _Lane:
         self.name = name
         self.queue: deque[tuple[ClientMessage, Ticket]] = deque()
         self.running = False
-        self.last: tuple[str, History] | None = None
+        self.last: tuple[str, str, History] | None = None
         self.kept: Ticket | None = None
+
+    def holds(self, id: str | None, owner: str) -> bool:
+        """Whether ``last`` is this response of this owner."""
+        return self.last is not None and self.last[:2] == (id, owner)
 
     def forget(self) -> None:
         self.last = None
@@ -264,13 +271,15 @@ class _Socket:
 
     async def _respond(self, lane: _Lane, message: ClientMessage, ticket: Ticket) -> None:
         """Make one response, or say why there is none."""
-        previous = message.previous_response_id
-        parent = next((each for each in self._lanes.values() if each.last and each.last[0] == previous), None)
+        parent: _Lane | None = None
         try:
             async with AsyncExitStack() as stack:
                 scope = cast("Any", self._scope)
                 request = RequestScope(scope, self._gateway, self._nursery, stack, self._receive)
-                local = parent.last[1] if parent is not None and parent.last is not None else None
+                await request.admit("write")
+                owner, previous = request.context.owner, message.previous_response_id
+                parent = next((each for each in self._lanes.values() if each.holds(previous, owner)), None)
+                local = parent.last[2] if parent is not None and parent.last is not None else None
                 turn = await self._begin(request, message, ticket, local)
                 await turn.wait_head()
                 await self._follow(turn, lane)
@@ -328,7 +337,7 @@ class _Socket:
         except TooManyRequests:
             lane.forget()
         else:
-            lane.last = turn.id, history
+            lane.last = turn.id, turn.owner, history
 
     async def _say(self, *messages: bytes) -> None:
         await self._send_asgi(cast("Any", {"type": "websocket.send", "texts": messages}))

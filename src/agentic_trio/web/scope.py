@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl
 import trio
 from werkzeug.datastructures import MultiDict
 
-from agentic_trio.context import RequestContext, upstream_authorization
+from agentic_trio.auth.refusals import missing_scope
+from agentic_trio.context import ANYONE, RequestContext, upstream_authorization
 from agentic_trio.errors import RequestTooLarge
 from agentic_trio.gateway.admission import Ticket
 from agentic_trio.minting import mint_id
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from hypercorn.typing import ASGIReceiveCallable, HTTPScope
 
+    from agentic_trio.context import Identity, Scope
     from agentic_trio.gateway.gateway import Gateway
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -55,6 +57,8 @@ class RequestScope:
         self._receive = receive
         # How our server tells of a client that leaves, without a task that waits for it.
         self._server_watch = getattr(receive, "watch", None)
+        self._request_id: str | None = None
+        self._identity: Identity | None = None
         self._context: RequestContext | None = None
         self._first: dict[bytes, bytes] | None = None
         self.started = False
@@ -79,22 +83,72 @@ class RequestScope:
         return MultiDict(parse_qsl(query, keep_blank_values=True))
 
     @property
-    def context(self) -> RequestContext:
-        """The request's auth and id: frozen, and handed down to whatever works for the request."""
-        if self._context is None:
-            sent = self.header(b"authorization")
+    def request_id(self) -> str:
+        """Names the request in logs and in its answer: as the client calls it, or a new name."""
+        if self._request_id is None:
             id = self.header(b"x-request-id")
+            self._request_id = id if id and _REQUEST_ID.fullmatch(id) else mint_id("req")
+        return self._request_id
+
+    async def authenticate(self) -> None:
+        """Find out who the request comes from. It is asked once, and before the body is read.
+
+        Raises:
+            GatewayError: it can't be told (401), or not now (503).
+        """
+        if self._identity is None:
+            authenticator = self.gateway.authenticator
+            self._identity = ANYONE if authenticator is None else await authenticator.identify(self.headers)
+
+    async def admit(self, scope: Scope) -> None:
+        """Let the request in, if whoever sends it may do what needs this scope.
+
+        Raises:
+            GatewayError: as ``authenticate``, or it may not (403).
+        """
+        await self.authenticate()
+        if self._identity is not None and not self._identity.may(scope):
+            raise missing_scope(scope)
+
+    @property
+    def context(self) -> RequestContext:
+        """The request's owner, auth and id: frozen, and handed down to whatever works for the request.
+
+        Raises:
+            RuntimeError: who it comes from has not been found out, so it may see nobody's state.
+        """
+        if self._context is None:
+            identity = self._identity
+            if identity is None:
+                raise RuntimeError(f"{self.where} was not authenticated")
+            config = self.gateway.config
+            open_to_all = self.gateway.authenticator is None
             self._context = RequestContext(
-                authorization=upstream_authorization(
-                    self.gateway.config, None if sent is None else sent.encode("latin-1")
+                authorization=upstream_authorization(config, identity, self._brought_authorization()),
+                owner=identity.owner,
+                request_id=self.request_id,
+                headers=tuple(
+                    to_model_server(self.headers, credentials=open_to_all and config.client_auth == "forward")
                 ),
-                request_id=id if id and _REQUEST_ID.fullmatch(id) else mint_id("req"),
-                headers=tuple(to_model_server(self.headers, self.gateway.config)),
+                identity=identity,
             )
         return self._context
 
+    def _brought_authorization(self) -> bytes | None:
+        """The ``Authorization`` that a client has for the model server, if it isn't the one for us."""
+        for name, value in self.headers:
+            if name == b"authorization":
+                authenticator = self.gateway.authenticator
+                return value if authenticator is None or not authenticator.is_ours(value) else None
+        return None
+
     def credentials(self) -> list[bytes]:
-        """The values of the headers that say who the client is."""
+        """The values of the headers that tell one client from another, where no owner does.
+
+        An owner's credentials change: keys are rotated, tokens expire within minutes.
+        """
+        if self.gateway.authenticator is not None:
+            return []
         return [value for name, value in self.headers if name in (b"authorization", b"x-api-key")]
 
     @property

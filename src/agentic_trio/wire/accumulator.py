@@ -1,15 +1,15 @@
-"""The life of one response: upstream bytes in, legal events out, and how it ended.
+"""The life of one response: the upstream's bytes go in, legal events and an ending come out.
 
-The rules, which hold whatever the upstream sends:
+These rules hold whatever the upstream sends:
 
-- ``response.created`` and ``response.in_progress`` come first, ours; the upstream's are dropped.
+- The stream opens with our own ``response.created`` and ``response.in_progress``. The upstream's are dropped.
 - ``sequence_number`` counts our events from 0. ``output_index`` counts items in the order in which they
-  were added and is never reused. Item ids are ours: an upstream may repeat its own.
-- Nothing is mentioned before it was added, and everything that was added is done before the terminal
+  were added, and is never reused. Item ids are ours, because an upstream may repeat its own.
+- No event refers to an item or part before it was added, and each of them is done before the terminal
   event. What the upstream leaves out is filled in from what it did send.
-- There is one terminal event. It contains the items exactly as their ``output_item.done`` did.
+- There is one terminal event. It holds the items exactly as their ``output_item.done`` events did.
 
-An event whose bytes already obey the rules is passed on as it came, except for the item's id.
+An event that already obeys these rules passes byte for byte, except for the item's id.
 """
 
 from __future__ import annotations
@@ -56,24 +56,24 @@ TERMINAL = {
 """How a response ended -> its terminal event. OpenAI has no separate one for a cancelled response."""
 
 ERRORS = frozenset({"error", "response.error"})
-"""Events that report an error. Others do if they are none of the Responses API."""
+"""Events that always report an error. An event that isn't the Responses API's does if it has an ``error``."""
 
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
-"""How much of one answer is kept in memory. A delta counts as the length of its text plus
+"""The most that is kept in memory of one answer. A delta counts as the length of its text plus
 ``output_events.DELTA_COST``."""
 
 RESPONSE_ERROR_CODES = frozenset(
     {"server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded"}
 )
-"""The codes of ours that ``response.error`` may have; the others are ``server_error`` there. Codes that the
-model server sent are kept: clients act on ``insufficient_quota`` and the like, whatever OpenAI lists."""
+"""Those of our own codes that ``response.error`` may hold. The others become ``server_error`` there. A code
+that the model server sent is kept even if OpenAI doesn't list it: clients act on ``insufficient_quota``."""
 
 OUR_UPSTREAM_CODES = frozenset({"upstream_error", "upstream_timeout", "upstream_unreachable"})
-"""The codes of an UpstreamError that the model server didn't send."""
+"""The codes that we give an UpstreamError, as opposed to those that the model server sent."""
 
 
 class Accumulator:
-    """Follows one upstream answer, streamed or whole. Sans-io.
+    """Follows one answer of the upstream, streamed or whole. Sans-io.
 
     Args:
         snapshot: the Response object at the start.
@@ -84,7 +84,7 @@ class Accumulator:
     Attributes:
         snapshot: the Response object, without its output.
         items: the output items, in order.
-        ended: whether the upstream has said how the response ended.
+        ended: whether it is settled how the response ended.
     """
 
     def __init__(
@@ -101,20 +101,20 @@ class Accumulator:
         self._error: GatewayError | None = None
 
     def queue(self) -> list[bytes]:
-        """Return the first events of a turn that may have to wait before it runs."""
+        """Return the opening events of a turn that has to wait before it runs."""
         self.snapshot.status = "queued"
         return [self._lifecycle("response.created"), self._lifecycle("response.queued")]
 
     def begin(self) -> list[bytes]:
-        """Return the events that open the stream, before anything has arrived from the upstream."""
+        """Return the events that open the stream, before the upstream has sent anything."""
         self.snapshot.status = "in_progress"
         events = [] if self._output.sequence else [self._lifecycle("response.created")]
         return [*events, self._lifecycle("response.in_progress")]
 
     def receive(self, chunk: bytes) -> list[bytes]:
-        """Take the bytes of one read from the upstream and return the events they lead to, in order.
+        """Take the bytes of one read from the upstream and return the events that follow from them, in order.
 
-        Bytes that are not an event stream end the response as ``failed``.
+        If the bytes are not an event stream, the response has ``failed``.
         """
         try:
             blocks = self._decoder.feed(chunk)
@@ -124,10 +124,10 @@ class Accumulator:
         return self._events(blocks)
 
     def receive_json(self, body: bytes) -> None:
-        """Take a whole answer that was not streamed.
+        """Take an answer that was not streamed.
 
         Raises:
-            UpstreamError: it is not a Response object.
+            UpstreamError: the answer is not a Response object.
         """
         try:
             answer = decode_upstream(body)
@@ -147,7 +147,7 @@ class Accumulator:
         self._conclude("response.completed", answer)
 
     def end_of_stream(self) -> list[bytes]:
-        """The upstream closed its stream. If it never said how the response ended, the response failed."""
+        """Take the end of the upstream's stream. Without a terminal event before it, the response failed."""
         events: list[bytes] = []
         if not self.ended:
             events = self._events(self._decoder.end())
@@ -162,14 +162,14 @@ class Accumulator:
         self.snapshot.completed_at = int(self._now())
 
     def fail(self, error: GatewayError) -> None:
-        """The turn failed. Output that had arrived is kept."""
+        """End the response as ``failed``. The output that has arrived is kept."""
         self._end("failed", error)
 
     def cancel(self, error: GatewayError | None = None) -> None:
-        """The turn was cancelled. Output that had arrived is kept.
+        """End the response as ``cancelled``. The output that has arrived is kept.
 
         Args:
-            error: the reason, if a client is still there to read it.
+            error: the reason, if a client may still be reading.
         """
         self._end("cancelled", error)
 
@@ -187,7 +187,7 @@ class Accumulator:
                 item.finish(item.so_far("incomplete"))
 
     def output(self) -> list[bytes]:
-        """Return the JSON texts of the output items, in order, including items that the ending cut off."""
+        """Return the JSON texts of the output items, in order. Items that were cut off are among them."""
         return [item.data for item in self.items]
 
     def response(self) -> bytes:
@@ -197,8 +197,9 @@ class Accumulator:
     def terminal_events(self) -> list[bytes]:
         """Return the last events: ``error`` if there was one, then the event that holds the response.
 
-        A turn that was cancelled without an error just ends: OpenAI has no event for that. Calling this
-        uses up no numbers, because the turn ends differently after all if its ending can't be stored.
+        A turn that was cancelled without an error ends without either, since OpenAI has no event for that.
+        No sequence numbers are used up: if the ending can't be stored, the turn ends in another way and
+        this is called again.
         """
         first = self._output.sequence
         events = []
@@ -240,7 +241,7 @@ class Accumulator:
             members = decode_mended(block.data)
             event = event_of(members)
         if not event.type:
-            # Some servers name an event only in its ``event`` line. Its bytes can't pass as they are.
+            # Some servers name an event only in its ``event`` line, so its bytes can't pass unchanged.
             event.type, event.sequence_number = sse.event_name(block.raw), None
         family = DELTAS.get(event.type)
         if family is not None:
@@ -261,7 +262,7 @@ class Accumulator:
             self._output.step(event, members)
 
     def _terminal(self, type: str, answer: JsonObject) -> None:
-        """The upstream says how the response ended: close what is open, in the words of its final output."""
+        """Close what is open in the words of the final output, and end as the upstream says."""
         output = answer.get("output")
         whole = self._ending(type, answer) == "completed"
         self._output.finish(output if isinstance(output, list) else (), whole=whole)
@@ -291,7 +292,10 @@ class Accumulator:
 
 
 def not_a_stream(body: bytes) -> UpstreamError:
-    """Return the error for a whole answer to a request for a stream: its own words, if it is an error."""
+    """Return the error for an upstream that was asked for a stream and sent something else.
+
+    If that is an error, its own words and code are kept.
+    """
     try:
         answer = decode_upstream(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -302,7 +306,7 @@ def not_a_stream(body: bytes) -> UpstreamError:
 
 
 def _whole_output(answer: JsonObject) -> list[object]:
-    """The output of an answer that was not streamed. Raises UpstreamError: it is an error, or nothing."""
+    """The items of an answer that was not streamed. Raises UpstreamError if it has none or too many."""
     status, output = answer.get("status"), answer.get("output")
     ended = isinstance(status, str) and status in TERMINAL
     if not ended and reports_error(answer):
@@ -323,7 +327,7 @@ def _incomplete_reason(answer: JsonObject) -> str | None:
 
 
 def _response_code(error: GatewayError) -> str:
-    """The code of ``response.error``: one that clients know, or the model server's own if it is a word."""
+    """The code in ``response.error``: one that clients know, or the model server's own if it is a word."""
     code = error.code or ""
     theirs = isinstance(error, UpstreamError) and code not in OUR_UPSTREAM_CODES
     return code if code in RESPONSE_ERROR_CODES or (theirs and _WORD.fullmatch(code)) else "server_error"

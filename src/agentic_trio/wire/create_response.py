@@ -331,8 +331,7 @@ def parse_steps(
     for item in _input_items(members.get("input", b"[]"), mint, strict=strict):
         items.append(item)
         yield
-    # The items hold its text from here on.
-    members.pop("input", None)
+    members.pop("input", None)  # the items hold its text now
     values = _checked(members, hosted)
     conversation = _conversation(members, values)
     previous = values.get("previous_response_id")

@@ -110,7 +110,7 @@ class Text:
         pieces: what has arrived, in order.
         half: the first half of a character whose other half has not arrived.
         complete: whether its ``done`` event was sent.
-        closed: whether its part's ``done`` event was sent.
+        closed: its part as the ``done`` event showed it; None before.
     """
 
     __slots__ = ("closed", "complete", "family", "half", "index", "item", "pieces", "upstream_index")
@@ -125,7 +125,7 @@ class Text:
         self.pieces: list[str] = []
         self.half = ""
         self.complete = False
-        self.closed = False
+        self.closed: JsonObject | None = None
 
     def value(self) -> str:
         """The text so far."""

@@ -40,6 +40,7 @@ from agentic_trio.wire.output import (
     part_family,
 )
 from agentic_trio.wire.output_lookup import FinalLookup, ItemLookup
+from agentic_trio.wire.reconciliation import Unclaimed, family_at, match_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,6 +74,7 @@ class OutputEvents:
         self._mint = mint
         self._seal = seal
         self._lookup = ItemLookup()
+        self._unclaimed = Unclaimed()
         self._parts = 0
         self._last: tuple[tuple[object, ...], Text | None] = ((), None)
         self._sent: list[bytes] = []
@@ -165,11 +167,11 @@ class OutputEvents:
             output: the final output, as the upstream sent it.
             whole: whether the response is complete; otherwise what was still open was cut off.
         """
-        streamed = FinalLookup(self.items)
-        for index, item in enumerate(output):
-            if isinstance(item, dict):
-                known = streamed.take(index, item) or self._add(dict(item), index)
-                self._finish(known, item, whole=whole)
+        finals = [item for item in output if isinstance(item, dict)]
+        for index, known in enumerate(FinalLookup(self.items).match(finals)):
+            final = finals[index] if known is not None else self._unclaimed.rest_of(finals[index])
+            if final is not None:
+                self._finish(known or self._add(dict(final), index), final, whole=whole)
         for open_item in self.items:
             if open_item.final is None:
                 open_item.cut = not whole
@@ -295,13 +297,24 @@ class OutputEvents:
         self._parts += 1
         if self._parts > MAX_OUTPUT_PARTS:
             raise UpstreamError("The model server sent too many content parts.")
+        self._close_last_parts(item, family.place, upstream_index)
         text = item.add_part(family, upstream_index)
         empty = {**(part or {"type": family.part}), family.member: "", **_NO_NOTES.get(family.part, {})}
         self._send_part_event(PART_EVENTS[family.place][0], text, normal_part(empty))
         return text
 
+    def _close_last_parts(self, item: OutputItem, place: str, next_index: int | None) -> None:
+        """Close the last parts of one place, unless their numbers say that they may go on beside the next."""
+        for text in reversed(item.parts[place]):
+            numbers = {text.upstream_index, next_index}
+            if text.closed is not None or (None not in numbers and len(numbers) == 2):
+                break
+            self._close_part(text, None)
+
     def _complete(self, text: Text, final: object, members: JsonObject) -> None:
         """Close a text. What the upstream's deltas left out of it is sent as one more delta.
+
+        A text that the upstream's last word contradicts stays as the client has read it.
 
         Args:
             text: it may not be complete yet.
@@ -313,9 +326,15 @@ class OutputEvents:
         text.complete = True
         sent = text.value()
         if isinstance(final, str) and final != sent:
-            text.pieces = [final]
             if final.startswith(sent):
+                text.pieces = [final]
                 self._send_text_event(text, "delta", {"delta": final.removeprefix(sent)})
+            elif not text.family.place:
+                # Arguments are run, not read: the last word is right, and clients take them from ``done``.
+                text.pieces = [final]
+            elif sent.startswith(final):
+                # The rest may belong to an item that the upstream never told apart from this one.
+                self._unclaimed.add(text.family, sent.removeprefix(final))
         members[text.family.member] = text.value()
         self._send_text_event(text, "done", members)
 
@@ -327,27 +346,31 @@ class OutputEvents:
             self._send_text_event(text, "delta", {"delta": "\ufffd"})
 
     def _close_part(self, text: Text, final: JsonObject | None) -> None:
-        if text.closed:
+        if text.closed is not None:
             return
         if not text.complete:
             self._complete(text, final.get(text.family.member) if final else None, {})
-        text.closed = True
-        self._send_part_event(PART_EVENTS[text.family.place][1], text, text.part(final))
+        text.closed = text.part(final)
+        self._send_part_event(PART_EVENTS[text.family.place][1], text, text.closed)
 
-    def _close_parts(self, item: OutputItem, place: str, finals: list[JsonObject]) -> None:
-        """Close the parts of one place: those that were never streamed are opened and closed at once."""
-        texts = item.parts[place]
-        for index, part in enumerate(finals):
-            family = part_family(part)
-            if family is None or family.place != place:
-                continue
-            if index >= len(texts):
-                self._add_part(item, family, None, part)
-            text = texts[min(index, len(texts) - 1)]
-            text.family = family
+    def _close_parts(self, item: OutputItem, place: str, finals: list[JsonObject]) -> list[JsonObject]:
+        """Close the parts of one place, and return what the item finally holds there, in order."""
+        match = match_parts(item.parts[place], finals, place)
+        held: dict[int | None, JsonObject] = {}
+        for text, part in match.both:
             self._close_part(text, part)
-        for text in texts:
+            held[text.index] = text.part(part)
+        for text in match.streamed:
             self._close_part(text, None)
+            held[text.index] = text.closed or text.part()
+            if finals:
+                self._unclaimed.add(text.family, text.value())
+        for family, part in match.new:
+            text = self._add_part(item, family, None, part)
+            self._close_part(text, part)
+            held[text.index] = text.part(part)
+        known = iter([held[text.index] for text in item.parts[place]])
+        return [next(known) if family_at(place, part) else part for part in finals] + list(known)
 
     def _finish(self, item: OutputItem, final: JsonObject, *, whole: bool) -> None:
         """Close an item as the upstream's final words have it, unless it is closed."""
@@ -357,8 +380,8 @@ class OutputEvents:
 
     def _close_item(self, item: OutputItem, final: JsonObject) -> None:
         for place, texts in item.parts.items():
-            has_parts = bool(texts) or final["type"] in ("message", "reasoning")
-            self._close_parts(item, place, (final.get(place) or []) if has_parts else [])
+            if texts or (final.get(place) and final["type"] in ("message", "reasoning")):
+                final[place] = self._close_parts(item, place, final.get(place) or [])
         own = item.own
         if own is not None and not own.complete and isinstance(final.get(own.family.member), str):
             self._complete(own, final[own.family.member], {})

@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from agentic_trio.wire.dialect import JsonObject
     from agentic_trio.wire.output import OutputItem
@@ -91,26 +91,30 @@ class FinalLookup:
         self._queues: defaultdict[tuple[str, object, object], deque[OutputItem]] = defaultdict(deque)
         self._taken: set[int] = set()
         for item in items:
-            type = item.added["type"]
-            self._queues[type, "id", item.upstream_id].append(item)
-            self._queues[type, "index", item.upstream_index].append(item)
-            self._queues[type, "any", None].append(item)
+            type, id, index = item.added["type"], item.upstream_id, item.upstream_index
+            for key in ((id, index), (id, _ANY), (_ANY, index), (_ANY, _ANY)):
+                self._queues[type, *key].append(item)
 
-    def take(self, index: int, item: JsonObject) -> OutputItem | None:
-        """The streamed item that a final one repeats: by its id, by its place, or else by its type alone.
+    def match(self, output: Sequence[JsonObject]) -> list[OutputItem | None]:
+        """The streamed item of each final one: by its id, by its place, or else by its type alone.
 
-        The type alone decides only where one of the two has no id.
+        Those that agree in both id and place are found first, so that none of them is taken for another
+        where ids repeat. The type alone decides only where one of the two has no id.
         """
-        type, id = item.get("type"), item.get("id")
-        if not isinstance(type, str):
-            type = "message"
-        by_id = [(type, "id", id)] if isinstance(id, str) else []
-        by_type = (type, "any", None) if id is None else (type, "id", None)
-        for key in (*by_id, (type, "index", index), by_type):
-            found = self._next(self._queues[key])
-            if found is not None:
-                return found
-        return None
+        names = [_name(item) for item in output]
+        found = [
+            None if id is None else self._next(self._queues[type, id, index])
+            for index, (type, id) in enumerate(names)
+        ]
+        for index, (type, id) in enumerate(names):
+            if found[index] is None:
+                keys = ((id, _ANY), (_ANY, index), (None, _ANY)) if id else ((_ANY, index), (_ANY, _ANY))
+                found[index] = self._first(type, keys)
+        return found
+
+    def _first(self, type: str, keys: Iterable[tuple[object, object]]) -> OutputItem | None:
+        found = (self._next(self._queues[type, *key]) for key in keys)
+        return next((item for item in found if item is not None), None)
 
     def _next(self, queue: deque[OutputItem]) -> OutputItem | None:
         while queue:
@@ -119,3 +123,9 @@ class FinalLookup:
                 self._taken.add(item.index)
                 return item
         return None
+
+
+def _name(item: JsonObject) -> tuple[str, str | None]:
+    """The type and the id of an item of the final output, whatever it has there."""
+    type, id = item.get("type"), item.get("id")
+    return type if isinstance(type, str) else "message", id if isinstance(id, str) else None
