@@ -6,13 +6,17 @@ takes a slot once the body is there, and hands the ticket to its turn, which kee
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Self
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable
+from agentic_trio.telemetry.edges import Overload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+logger = logging.getLogger(__name__)
 
 RETRY_AFTER = "1"
 
@@ -28,8 +32,9 @@ class TooManyRequests(GatewayError):
     # Codex takes "server_is_overloaded" for final; it retries this one.
     code: str | None = "rate_limit_exceeded"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message, headers={"retry-after": RETRY_AFTER})
+        self.reason = reason
 
 
 class Admission:
@@ -41,6 +46,7 @@ class Admission:
             none while answers take more than there is.
         closed: whether the server is shutting down, so that nothing more is admitted.
         on_close: what is called when that begins.
+        no_slots, no_memory: tell of requests that are refused.
     """
 
     def __init__(self, *, max_requests: int, max_bytes: int) -> None:
@@ -48,6 +54,8 @@ class Admission:
         self.bytes_left = max_bytes
         self.closed = False
         self.on_close: set[Callable[[], None]] = set()
+        self.no_slots = Overload(logger, "slots", "every slot at the model server is taken")
+        self.no_memory = Overload(logger, "memory", "there is no memory for more bodies and histories")
 
     def close(self) -> None:
         """Admit nothing more, and tell those who wait for that."""
@@ -72,12 +80,20 @@ class Admission:
     def check_slots(self) -> None:
         """Refuse a request for which there is no slot. Raises TooManyRequests."""
         if self.slots <= 0:
-            raise TooManyRequests("Too many requests are running. Please retry in a few seconds.")
+            self.no_slots.refuse()
+            raise TooManyRequests("Too many requests are running. Please retry in a few seconds.", "slots")
+        if self.no_slots.refused:
+            self.no_slots.admit()
 
     def take_bytes(self, size: int) -> None:
         """Take memory. Raises TooManyRequests."""
         if size > self.bytes_left:
-            raise TooManyRequests("Too much is being worked on at once. Please retry in a few seconds.")
+            self.no_memory.refuse()
+            raise TooManyRequests(
+                "Too much is being worked on at once. Please retry in a few seconds.", "memory"
+            )
+        if self.no_memory.refused:
+            self.no_memory.admit()
         self.bytes_left -= size
 
 

@@ -70,6 +70,7 @@ async def serve(
                 max_message_bytes=config.max_request_body_size,
             ),
             websockets=True,
+            observer=gateway.observer,
             shutdown_trigger=told_to_stop,
             task_status=task_status,
         )

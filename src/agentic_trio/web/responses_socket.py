@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
@@ -20,6 +20,7 @@ from agentic_trio.gateway.admission import Ticket, TooManyRequests
 from agentic_trio.gateway.log import FellBehind
 from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.web.access import tell
 from agentic_trio.web.outliving import outlives
 from agentic_trio.web.scope import RequestScope
 from agentic_trio.wire.socket_messages import (
@@ -35,6 +36,8 @@ from agentic_trio.wire.socket_messages import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
     from agentic_trio.gateway.gateway import Gateway
@@ -273,10 +276,7 @@ class _Socket:
         """Make one response, or say why there is none."""
         parent: _Lane | None = None
         try:
-            async with AsyncExitStack() as stack:
-                scope = cast("Any", self._scope)
-                request = RequestScope(scope, self._gateway, self._nursery, stack, self._receive)
-                await request.admit("write")
+            async with self._open_request() as request:
                 owner, previous = request.context.owner, message.previous_response_id
                 parent = next((each for each in self._lanes.values() if each.holds(previous, owner)), None)
                 local = parent.last[2] if parent is not None and parent.last is not None else None
@@ -289,11 +289,29 @@ class _Socket:
                 parent.forget()
             await self._say(error_message(refusal, lane.name))
             return
+        except OSError:
+            # The client is gone.
+            raise
         except Exception:
             logger.exception("a response over a WebSocket failed")
             await self._say(error_message(_bug(), lane.name))
             return
         self._remember(lane, turn)
+
+    @asynccontextmanager
+    async def _open_request(self) -> AsyncIterator[RequestScope]:
+        """A request of its own for each response. A refusal is told to the operators, as any other."""
+        async with AsyncExitStack() as stack:
+            scope = cast("Any", self._scope)
+            request = RequestScope(scope, self._gateway, self._nursery, stack, self._receive)
+            request.route = PATH
+            try:
+                await request.admit("write")
+                yield request
+            except GatewayError as refusal:
+                request.status, request.error, request.whole = refusal.status, refusal, True
+                tell(request)
+                raise
 
     async def _begin(
         self, request: RequestScope, message: ClientMessage, ticket: Ticket, local: History | None
