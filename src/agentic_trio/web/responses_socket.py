@@ -76,6 +76,8 @@ class ResponsesSocket(TrioASGIWebsocketConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         await receive()
         app = cast("GatewayApp", self.app)
+        if not app.proxies.idle:
+            self.scope = cast("Any", app.proxies.seen(cast("Any", self.scope)))
         try:
             await self._check(app)
         except GatewayError as refusal:
