@@ -32,7 +32,13 @@ POSITIVE = (
     "erase_after",
     "keep_alive_interval",
 )
-NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")
+NOT_NEGATIVE = (
+    "graceful_timeout",
+    "oidc_leeway",
+    "conversation_wait",
+    "replay_retention",
+    "upstream_retries",
+)
 
 
 def refused(**values: Any) -> str:
@@ -268,13 +274,29 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "list_endpoints": ("1", True),
     "bridge_silence": ("false", False),
     "host": ("::1", "::1"),
-    "auth": ("keys, oidc", ("keys", "oidc")),
+    "auth": (" keys ,", ("keys",)),
     "open": ("true", True),
+    "oidc_issuer": ("https://issuer.example", "https://issuer.example"),
+    "oidc_audience": ("gateway", "gateway"),
+    "oidc_algorithms": ("ES512,RS256", ("ES512", "RS256")),
+    "oidc_owner": ("oidc:{sub}", "oidc:{sub}"),
+    "oidc_scope_claim": ("scp", "scp"),
     "keys_file": ("some.keys", "some.keys"),
     "openai_api_key": ("null", "null"),
     "seal_keys_file": ("/run/keys", "/run/keys"),
 }
 """Field -> a text and its value. All others are numbers."""
+
+
+FILLED = Config(
+    openai_api_key=SECRET,
+    seal_keys_file="keys",
+    keys_file="keys",
+    oidc_issuer="https://issuer.example",
+    oidc_audience="gateway",
+    oidc_scope_claim="scope",
+)
+"""Has a value where the default is none."""
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -283,9 +305,7 @@ def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     variable = f"AGENTIC_TRIO_{name.upper()}"
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
-    assert type(getattr(config, name)) is type(
-        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys", keys_file="keys"), name)
-    )
+    assert type(getattr(config, name)) is type(getattr(FILLED, name))
     assert config.source_of(name) == Source("variable", variable)
 
 

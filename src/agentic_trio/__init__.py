@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from agentic_trio.config import Config
+from agentic_trio.context import Identity
 from agentic_trio.errors import (
     ConfigError,
     GatewayError,
@@ -44,6 +45,7 @@ __all__ = [
     "FellBehind",
     "Gateway",
     "GatewayError",
+    "Identity",
     "InvalidRequest",
     "NotFound",
     "ServiceUnavailable",

@@ -35,6 +35,7 @@ from agentic_trio.wire.responses import crashed
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agentic_trio.auth.authenticator import Authenticate
     from agentic_trio.config import Config
     from agentic_trio.gateway.turn import Turn
 
@@ -190,8 +191,13 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
+async def open_gateway(config: Config, *, authenticate: Authenticate | None = None) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
+
+    Args:
+        config: its settings.
+        authenticate: says who a request over HTTP comes from, by its headers; beside what ``config.auth``
+            names, if that names anything.
 
     Raises:
         ConfigError: the database can't be used.
@@ -202,7 +208,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
     async with (
-        open_authenticator(config, time.time) as authenticator,
+        open_authenticator(config, time.time, authenticate) as authenticator,
         open_sqlite_store(config.database_path) as store,
         open_upstream(config) as upstream,
     ):
