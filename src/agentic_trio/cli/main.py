@@ -6,6 +6,7 @@ load neither Trio nor a web framework.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -88,6 +89,24 @@ def backup(target: str, file: str | None, **flags: str | bool | None) -> None:
 
         copy(config.database_path, target, progress=show)
     click.echo(f"{config.database_path} is copied to {target}")
+
+
+@db.command(
+    "assign-owner", cls=OnceCommand, params=[config_option(), *options_of({"db_url": SETTINGS["db_url"]})]
+)
+@click.argument("owner", type=Name())
+@click.option("--json", "as_json", is_flag=True, help="print what was assigned as JSON")
+def assign_owner(owner: str, as_json: bool, file: str | None, **flags: str | bool | None) -> None:
+    """Give OWNER all that was stored while nobody had to say who they are. No gateway may be running."""
+    config = Config.from_command(flags, file)
+
+    from agentic_trio.store.ownership import assign_owner as assign
+
+    changed = assign(config.database_path, owner)
+    if as_json:
+        click.echo(json.dumps({"owner": owner, **changed}))
+    else:
+        click.echo(", ".join(f"{count} {kind}" for kind, count in changed.items()) + f" are {owner}'s now")
 
 
 def _keeping(name: str) -> list[click.Parameter]:
