@@ -15,8 +15,8 @@ import agentic_trio
 PACKAGE = Path(agentic_trio.__file__).parent
 
 LAYERS = (
-    ("config", "context", "errors", "minting", "settings"),
-    ("net", "http1", "wire"),
+    ("config", "context", "errors", "minting", "settings", "types"),
+    ("net", "http1", "wire", "telemetry"),
     ("store", "upstream"),
     ("auth",),
     ("gateway",),
@@ -28,7 +28,10 @@ LAYERS = (
 
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
-PACKAGES = ("net", "http1", "wire", "store", "upstream", "auth", "gateway", "web", "server", "cli")
+PACKAGES = (
+    *("net", "http1", "wire", "telemetry"),
+    *("store", "upstream", "auth", "gateway", "web", "server", "cli"),
+)
 """Each knows nothing of its neighbours in the same layer."""
 
 RESOURCES = frozenset({"responses", "conversations", "items"})
@@ -59,6 +62,9 @@ OWNERS = {
     "quart": ("web",),
     "quart_trio": ("web", "asgi"),
     "httptools": ("http1",),
+    "structlog": ("telemetry",),
+    "prometheus_client": ("telemetry",),
+    "opentelemetry": ("telemetry",),
     "cryptography": ("wire.sealing",),
 }
 """Library -> the only modules that may name it."""

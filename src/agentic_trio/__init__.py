@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from agentic_trio.config import Config
-from agentic_trio.context import Identity
+from agentic_trio.context import CallContext, Identity
 from agentic_trio.errors import (
     ConfigError,
     GatewayError,
@@ -16,6 +16,7 @@ from agentic_trio.errors import (
 )
 
 if TYPE_CHECKING:
+    from agentic_trio.gateway.following import OpenResponse, ResponseEvents
     from agentic_trio.gateway.gateway import Gateway, open_gateway
     from agentic_trio.gateway.log import FellBehind
     from agentic_trio.server.serve import serve
@@ -24,6 +25,8 @@ else:
     _HOMES = {
         "FellBehind": "gateway.log",
         "Gateway": "gateway.gateway",
+        "OpenResponse": "gateway.following",
+        "ResponseEvents": "gateway.following",
         "open_gateway": "gateway.gateway",
         "serve": "server.serve",
     }
@@ -40,6 +43,7 @@ else:
 
 
 __all__ = [
+    "CallContext",
     "Config",
     "ConfigError",
     "FellBehind",
@@ -48,6 +52,8 @@ __all__ = [
     "Identity",
     "InvalidRequest",
     "NotFound",
+    "OpenResponse",
+    "ResponseEvents",
     "ServiceUnavailable",
     "TurnTimeout",
     "UpstreamError",

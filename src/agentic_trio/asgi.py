@@ -12,6 +12,8 @@ from quart_trio.asgi import TrioASGILifespan
 from agentic_trio.config import Config, log_sources
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
+from agentic_trio.telemetry.observer import Observer
+from agentic_trio.telemetry.process_log import lines_held, open_log
 from agentic_trio.web.app import attach, create_app
 
 if TYPE_CHECKING:
@@ -26,9 +28,11 @@ class GatewayLifespan(TrioASGILifespan):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         await receive()
         try:
-            config = Config.from_env()
+            with lines_held():
+                config = Config.from_env()
+                log = open_log(config.log_format, config.log_level)
             log_sources(config)
-            async with open_gateway(config) as gateway:
+            async with open_gateway(config, observer=Observer.of(config, log)) as gateway:
                 attach(cast("GatewayApp", self.app), gateway, listens=False)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()

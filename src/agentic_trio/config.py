@@ -50,6 +50,7 @@ STORE = "Store"
 TURNS = "Turns"
 LIMITS = "Limits"
 API = "API"
+OPERATIONS = "Operations"
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -533,6 +534,31 @@ class Config:
         group=API,
         help="serve lists of responses and conversations",
         more="`GET /v1/responses` and `GET /v1/conversations` are not in OpenAI's API.",
+    )
+    log_format: Literal["text", "json"] = setting(
+        "text",
+        "--log-format",
+        group=OPERATIONS,
+        help="how lines of the log look: for people or for programs",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info",
+        "--log-level",
+        group=OPERATIONS,
+        help="the least that the log tells",
+        more="A line for each request is `info`.",
+    )
+    log_requests: bool = setting(
+        True,
+        "--log-requests",
+        group=OPERATIONS,
+        help="write a line of the log for each request",
+    )
+    log_probes: bool = setting(
+        False,
+        "--log-probes",
+        group=OPERATIONS,
+        help="write one also for /health, /ready and /metrics",
     )
     found: dict[str, Found] = field(default_factory=dict, repr=False, compare=False)
 

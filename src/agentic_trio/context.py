@@ -70,6 +70,7 @@ class RequestContext:
         owner: whose state it may see; empty for the single user of an open gateway.
         request_id: names the request in logs and answers.
         headers: the client's headers that go upstream with it, authorization not among them.
+        route: the way it came in, for operators: a method and a route of HTTP, or ``program``.
         identity: who the request comes from; its owner is ``owner``.
     """
 
@@ -77,7 +78,35 @@ class RequestContext:
     owner: str = ""
     request_id: str = ""
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    route: str = "program"
     identity: Identity = ANYONE
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """For whom a program calls the gateway, and how the call ends.
+
+    Attributes:
+        owner: whose state it may see; each owner sees only their own. Empty for the single user.
+        key: the bearer token for the model server; None for the configured one.
+        idempotency_key: a call that is repeated with the same key and request gets the first one's response.
+        on_disconnect: what becomes of a stored turn whose block is left: ``cancel`` or ``finish``.
+    """
+
+    owner: str = ""
+    key: str | None = field(default=None, repr=False)
+    idempotency_key: str | None = None
+    on_disconnect: Literal["cancel", "finish"] = "cancel"
+
+    def __post_init__(self) -> None:
+        if self.on_disconnect not in ("cancel", "finish"):
+            raise ValueError(f"on_disconnect is 'cancel' or 'finish', not {self.on_disconnect!r}")
+        if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
+            raise ValueError("key has characters that a header can't carry")
+
+    def credentials(self) -> list[bytes]:
+        """What says who calls, beside the owner: another's idempotency key is not this one's."""
+        return [] if self.key is None else [self.key.encode("ascii")]
 
 
 def bearer(key: str | None) -> bytes | None:

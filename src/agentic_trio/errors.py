@@ -26,11 +26,13 @@ class GatewayError(Exception):
         code: OpenAI's error code, or None.
         param: the request's member that is at fault, or None.
         headers: headers of the answer beside the body (``retry-after``, ``allow``).
+        reason: which bound or deadline it was, for the log; empty where the code says it.
     """
 
     status = 500
     type = "server_error"
     code: str | None = None
+    reason = ""
 
     def __init__(
         self,

@@ -231,8 +231,8 @@ async def test_a_file_configures_the_gateway_and_the_log_names_what_did(tmp_path
         async with open_process(command, tmp_path / "log", variables) as server:
             assert (await server.client.get("/ready")).status_code == 200
         log = (tmp_path / "log").read_text()
-    assert f"INFO settings come from file {file}, variable AGENTIC_TRIO_PORT\n" in log
-    assert "WARNING AGENTIC_TRIO_PROT is not a setting" in log
+    assert f"INFO log settings come from file {file}, variable AGENTIC_TRIO_PORT\n" in log
+    assert "WARNING log AGENTIC_TRIO_PROT is not a setting" in log
     assert "sk-none" not in log
     assert (tmp_path / "file.db").exists()
 

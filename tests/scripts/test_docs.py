@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import socket
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ import trio
 from agentic_trio.cli.main import serve
 from agentic_trio.config import SETTINGS
 from agentic_trio.web.openapi import document
+from tests.fake_upstream import Recorded, Script, Text
+from tests.web.harness import said
 
 from .programs import PATIENCE, ROOT, run_python
 
@@ -26,7 +29,13 @@ if TYPE_CHECKING:
 
 MODEL_SERVER = "http://127.0.0.1:8000"
 GATEWAY = "http://127.0.0.1:9000"
-DOCUMENTS = ("README.md", "docs/architecture.md", "docs/configuration.md", "docs/embedding.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/configuration.md",
+    "docs/embedding.md",
+    "docs/how-to/let-a-team-in.md",
+)
 
 
 def blocks(name: str, language: str) -> list[str]:
@@ -48,7 +57,50 @@ async def test_a_snippet_runs_as_it_stands(code: str, served: Served, tmp_path: 
     ran = await run_python("-W", "error", "-c", code, cwd=tmp_path)
     assert ran.code == 0, ran.err
     called = {request.path for request in served.upstream.requests}
-    assert called == (set() if "shutdown_trigger" in code else {"/v1/responses"})
+    serves = "shutdown_trigger" in code or "nursery.start(serve" in code
+    assert called == (set() if serves else {"/v1/responses"})
+
+
+TYPED = [each for each in SNIPPETS if "agentic_trio" in each.values[0]]
+
+
+def test_the_snippets_pass_a_strict_type_checker(tmp_path: Path) -> None:
+    for number, snippet in enumerate(TYPED):
+        (tmp_path / f"snippet_{number}.py").write_text(snippet.values[0])
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", str(tmp_path)]
+    checked = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "src")
+    assert checked.stdout == f"Success: no issues found in {len(TYPED)} source files\n"
+
+
+def question(request: Recorded) -> str:
+    ((_, text),) = said(request)
+    return text
+
+
+async def test_a_batch_that_is_killed_goes_on_where_it_was(served: Served, tmp_path: Path) -> None:
+    (code,) = (block for block in blocks("docs/embedding.md", "python") if "idempotency_key" in block)
+    code = code.replace(MODEL_SERVER, served.upstream.url)
+    upstream = served.upstream
+
+    def asked() -> list[str]:
+        return [question(request) for request in upstream.requests]
+
+    def add(request: Recorded) -> Script:
+        first, second = re.findall(r"\d+", question(request))
+        return Script(output=(Text(f"It is {int(first) + int(second)}."),))
+
+    upstream.script(lambda request: Script(hang=True) if len(upstream.requests) > 40 else add(request))
+    process = await trio.lowlevel.open_process([sys.executable, "-c", code], cwd=tmp_path)
+    with trio.fail_after(PATIENCE):
+        await upstream.wait_stalled(8)
+    process.kill()
+    await process.wait()
+    done, begun = set(asked()[:40]), len(asked())
+    upstream.script(add)
+    ran = await run_python("-c", code, cwd=tmp_path)
+    assert ran.out == "100 of 100 answered, 100 right\n"
+    assert not done & set(asked()[begun:])
+    assert len(asked()) == begun + 60
 
 
 async def test_the_readme_s_first_snippet_remembers(served: Served, tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ class Machine:
                 background=trio.CapacityLimiter(self.config.max_background),
                 mint=self.mint,
                 now=now,
+                clock=trio.current_time,
             )
             self.gateway = await stack.enter_async_context(open_gateway_over(self.services))
             _listeners[f"{self.config.host}:{self.config.port}"] = self._listener

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from agentic_trio.store.contract import (
     History,
@@ -16,6 +18,7 @@ from agentic_trio.store.contract import (
     StoredResponse,
     StoreError,
 )
+from agentic_trio.telemetry.figures import Figures, StoredFigures
 from tests.store.records import (
     NOTHING,
     OWNER,
@@ -442,3 +445,49 @@ async def test_a_key_is_free_again_once_its_response_is_gone(store: Store):
 
 async def test_probe_writes(store: Store):
     await store.probe()
+
+
+def taken(**members: object) -> Figures:
+    """The figures of a turn that began a second before anything came of it."""
+    began = perf_counter() - 10
+    figures = Figures("a", "req_1", OWNER, "tiny", "/v1/responses", began=began)
+    figures.history, figures.called, figures.head = began + 1, began + 1, began + 2
+    figures.first, figures.answered = began + 3, began + 5
+    figures.end("completed", None, {"input_tokens": 3, "output_tokens": 2, **members})
+    figures.ended = began + 6
+    return figures
+
+
+async def test_what_a_turn_knows_of_itself_is_in_its_row(store: Store):
+    await store.end(replace(ending("a"), figures=taken(input_tokens_details={"cached_tokens": 1})))
+    found = await store.figures(OWNER, "a")
+    assert found.commit_us is not None
+    assert found.commit_us >= 3_900_000
+    times = (1_000_000, 2_000_000, 3_000_000, 4_000_000, 6_000_000, None)
+    expected = StoredFigures("req_1", "/v1/responses", "tiny", None, *times, 3, 2, 1, 0)
+    assert replace_struct(found, commit_us=None) == expected
+
+
+async def test_the_figures_of_a_turn_that_a_crash_ended_are_those_of_its_announcement(store: Store):
+    figures = Figures("a", "req_1", OWNER, "tiny", began=perf_counter())
+    await store.announce(replace(announcement("a"), figures=figures))
+    assert await store.figures(OWNER, "a") == StoredFigures("req_1", "program", "tiny")
+    assert await store.recover(lambda body: body) == 1
+    assert await store.figures(OWNER, "a") == StoredFigures("req_1", "program", "tiny")
+
+
+async def test_a_response_without_figures_has_none(store: Store):
+    await store.end(ending("a"))
+    assert await store.figures(OWNER, "a") == StoredFigures()
+
+
+async def test_figures_are_found_by_their_owner_alone(store: Store):
+    await store.end(replace(ending("a", owner="other"), figures=taken()))
+    for owner, id in ((OWNER, "a"), ("other", "b")):
+        with pytest.raises(Missing):
+            await store.figures(owner, id)
+
+
+async def test_counts_that_no_model_server_means_are_left_out(store: Store):
+    await store.end(replace(ending("a"), figures=taken(input_tokens=10**30, output_tokens="9")))
+    assert (await store.figures(OWNER, "a")).input_tokens is None

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from agentic_trio.gateway.log import EventLog, FellBehind
+from agentic_trio.gateway.log import EventLog, FellBehind, TurnEvents
 from tests.oracles import check_events
 from tests.turn.stage import Stage, events, forever, log_of
 
@@ -144,7 +144,7 @@ async def test_the_events_of_a_turn_can_be_read_as_objects() -> None:
     stage = Stage()
     turn = stage.turn()
     await turn.run()
-    check_events([event async for event in turn.events()], ending="response.completed")
+    check_events([event async for event in TurnEvents(turn.log)], ending="response.completed")
 
 
 async def test_a_reader_that_keeps_up_is_never_cut_off() -> None:

@@ -7,8 +7,8 @@ load neither Trio nor a web framework.
 from __future__ import annotations
 
 import json
-import logging
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -33,24 +33,25 @@ def command_line() -> None:
 
 @command_line.command(cls=OnceCommand, params=[config_option(), *options_of(SETTINGS)])
 @click.option("--local", is_flag=True, help="start a small real model beside the gateway and use it")
-@click.option("--verbose", is_flag=True, help="log more")
+@click.option("--verbose", is_flag=True, help="the same as --log-level debug")
 def serve(file: str | None, local: bool, verbose: bool, **flags: str | bool | None) -> None:
     """Run the gateway.
 
     A setting is taken from its flag, else from its environment variable, else from the configuration
     file, else it is the default.
     """
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    for noisy in ("httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    config = Config.from_command(flags, file)
+    from agentic_trio.telemetry.process_log import lines_held, open_log
+
+    with lines_held():
+        config = Config.from_command(flags, file)
+        if verbose:
+            config = replace(config, log_level="debug")
+        log = open_log(config.log_format, config.log_level)
     log_sources(config)
 
     from agentic_trio.cli.run import run_gateway
 
-    run_gateway(config, local=local)
+    run_gateway(config, log, local=local)
 
 
 @command_line.command(cls=OnceCommand)

@@ -19,12 +19,14 @@ from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.server.serve import check_exposure, serve
 from agentic_trio.store.contract import StoreError
+from agentic_trio.telemetry.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.telemetry.line_writer import RequestLog
 
 LOCAL_RETRIES = 2
 
@@ -32,11 +34,12 @@ HARD_STOP_SLACK = 2.0
 """Seconds after the grace in which the process must have ended, whatever a client or a disk does."""
 
 
-def run_gateway(config: Config, *, local: bool) -> None:
+def run_gateway(config: Config, log: RequestLog, *, local: bool) -> None:
     """Run a gateway until SIGTERM or SIGINT has been obeyed.
 
     Args:
         config: its configuration.
+        log: gets a line for each request.
         local: start the local model and use it as the model server.
 
     Raises:
@@ -47,7 +50,7 @@ def run_gateway(config: Config, *, local: bool) -> None:
     tune_collector()
     tune_allocator()
     try:
-        trio.run(_serve_local if local else _serve, config)
+        trio.run(_serve_local if local else _serve, config, log)
     except StoreError as error:
         raise click.ClickException(f"the database can't be used: {error}") from error
     except KeyboardInterrupt:
@@ -88,7 +91,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-async def _serve_local(config: Config) -> None:
+async def _serve_local(config: Config, log: RequestLog) -> None:
     from agentic_trio.cli.local_model import LocalModelError, run_local_model
 
     print("Starting the local model (Gemma 3 270M on llama.cpp) ...", flush=True)
@@ -99,14 +102,17 @@ async def _serve_local(config: Config) -> None:
             raise ConfigError(str(error)) from error
         # llama.cpp closes a connection after a streamed answer without having said that it would.
         retries = max(config.upstream_retries, LOCAL_RETRIES)
-        await _serve(replace(config, llm_api_base=base, upstream_retries=retries))
+        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), log)
         nursery.cancel_scope.cancel()
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, log: RequestLog) -> None:
     """Serve until SIGTERM or SIGINT has been obeyed."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_gateway(config) as gateway, open_inner_nursery() as nursery:
+        async with (
+            open_gateway(config, observer=Observer.of(config, log)) as gateway,
+            open_inner_nursery() as nursery,
+        ):
             told = trio.Event()
             urls = await nursery.start(_until_served, gateway, told, nursery.cancel_scope)
             servers = config.upstream_origins

@@ -6,12 +6,16 @@ takes a slot once the body is there, and hands the ticket to its turn, which kee
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Self
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable
+from agentic_trio.telemetry.edges import Overload
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+logger = logging.getLogger(__name__)
 
 RETRY_AFTER = "1"
 
@@ -27,8 +31,9 @@ class TooManyRequests(GatewayError):
     # Codex takes "server_is_overloaded" for final; it retries this one.
     code: str | None = "rate_limit_exceeded"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message, headers={"retry-after": RETRY_AFTER})
+        self.reason = reason
 
 
 class Admission:
@@ -39,12 +44,15 @@ class Admission:
         bytes_left: how many more bytes of bodies, histories and answers may be in memory now; less than
             none while answers take more than there is.
         closed: whether the server is shutting down, so that nothing more is admitted.
+        no_slots, no_memory: tell of requests that are refused.
     """
 
     def __init__(self, *, max_requests: int, max_bytes: int) -> None:
         self.slots = max_requests
         self.bytes_left = max_bytes
         self.closed = False
+        self.no_slots = Overload(logger, "slots", "every slot at the model server is taken")
+        self.no_memory = Overload(logger, "memory", "there is no memory for more bodies and histories")
 
     def check(self) -> None:
         """Refuse a request whose body has not been read, if there is no slot for it now.
@@ -63,12 +71,20 @@ class Admission:
     def check_slots(self) -> None:
         """Refuse a request for which there is no slot. Raises TooManyRequests."""
         if self.slots <= 0:
-            raise TooManyRequests("Too many requests are running. Please retry in a few seconds.")
+            self.no_slots.refuse()
+            raise TooManyRequests("Too many requests are running. Please retry in a few seconds.", "slots")
+        if self.no_slots.refused:
+            self.no_slots.admit()
 
     def take_bytes(self, size: int) -> None:
         """Take memory. Raises TooManyRequests."""
         if size > self.bytes_left:
-            raise TooManyRequests("Too much is being worked on at once. Please retry in a few seconds.")
+            self.no_memory.refuse()
+            raise TooManyRequests(
+                "Too much is being worked on at once. Please retry in a few seconds.", "memory"
+            )
+        if self.no_memory.refused:
+            self.no_memory.admit()
         self.bytes_left -= size
 
 

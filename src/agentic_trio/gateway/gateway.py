@@ -8,14 +8,14 @@ import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import trio
 
 from agentic_trio.auth.authenticator import open_authenticator
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
-from agentic_trio.gateway.admission import Admission, Ticket
+from agentic_trio.gateway.admission import Admission
 from agentic_trio.gateway.conversations import Conversations
+from agentic_trio.gateway.embedding import Embedding
 from agentic_trio.gateway.idempotency import KEY_WAIT, key_in_use
 from agentic_trio.gateway.keys import open_sealing
 from agentic_trio.gateway.locks import Locks
@@ -28,8 +28,8 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
+from agentic_trio.telemetry.observer import Observer
 from agentic_trio.upstream.servers import open_upstream
-from agentic_trio.wire.dialect import decode_object
 from agentic_trio.wire.responses import crashed
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from agentic_trio.auth.authenticator import Authenticate
     from agentic_trio.config import Config
-    from agentic_trio.gateway.turn import Turn
 
 JsonObject = dict[str, Any]
 
@@ -49,12 +48,10 @@ PROBE_AGE = 0.1
 """Seconds for which what a probe has found is taken to be so."""
 
 
-class Gateway:
+class Gateway(Embedding):
     """Stateful responses and conversations over a stateless model server.
 
-    Made by :func:`open_gateway`. The methods here are for Trio programs: they take and answer Python
-    objects, act for the single user with the configured key, and raise
-    :class:`~agentic_trio.errors.GatewayError`.
+    Made by :func:`open_gateway`. Its methods for programs are those of :class:`Embedding`.
 
     Attributes:
         config: what it was opened with.
@@ -66,6 +63,7 @@ class Gateway:
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
+        observer: what operators see.
         closed: whether the block is over; the methods for programs then raise RuntimeError.
     """
 
@@ -86,79 +84,11 @@ class Gateway:
             strict=services.config.strict_parameters,
         )
         self.closed = False
+        self.observer = services.observer
         self._services = services
         self._probing = trio.Lock()
         self._probed_until = -math.inf
         self._trouble: str | None = None
-
-    async def create_response(self, request: JsonObject) -> JsonObject:
-        """Create a response, as ``POST /v1/responses`` does, and return the Response object.
-
-        Cancellation: the call of the model server is closed, and the turn is recorded as ``cancelled``.
-        """
-        turn = await self._new_turn({**request, "stream": False})
-        if turn.call.background:
-            self.turns.start(turn)
-            await turn.wait_head()
-            return decode_object(turn.queued())
-        await self.turns.run(turn)
-        return decode_object(turn.result())
-
-    @asynccontextmanager
-    async def stream_response(self, request: JsonObject) -> AsyncIterator[AsyncIterator[JsonObject]]:
-        """Create a response and follow its events inside the block.
-
-        Leaving the block early cancels the turn, which is recorded with the output that had arrived; a
-        turn with ``background`` goes on.
-
-        Raises:
-            GatewayError: the gateway or the model server refused the request.
-
-        Cancellation: as leaving early.
-        """
-        turn = await self._new_turn({**request, "stream": True})
-        self.turns.start(turn)
-        try:
-            await turn.wait_head()
-            yield turn.events()
-        finally:
-            if not turn.call.background:
-                turn.cancel()
-                await self.turns.wait_ended([turn])
-
-    async def _new_turn(self, request: JsonObject) -> Turn:
-        """A turn for a program's request, under the same bounds as one that came over HTTP."""
-        self._check_open()
-        body = msgspec.json.encode(request)
-        with Ticket(self.admission) as ticket:
-            ticket.reserve(len(body))
-            ticket.take_slot()
-            return await self.turns.new(body, self.own_context(), ticket)
-
-    async def create_conversation(
-        self, *, items: list[JsonObject] | None = None, metadata: dict[str, str] | None = None
-    ) -> JsonObject:
-        """Create a conversation, as ``POST /v1/conversations`` does.
-
-        Cancellation: it exists afterwards or it doesn't; nobody knows its id.
-        """
-        self._check_open()
-        body = msgspec.json.encode({"items": items, "metadata": metadata})
-        return decode_object(await self.conversations.create("", body))
-
-    async def get_response(self, id: str) -> JsonObject:
-        """Read a stored response, as ``GET /v1/responses/{id}`` does."""
-        self._check_open()
-        return decode_object(await self.responses.read("", id))
-
-    async def get_conversation(self, id: str) -> JsonObject:
-        """Read a conversation, as ``GET /v1/conversations/{id}`` does."""
-        self._check_open()
-        return decode_object(await self.conversations.read("", id))
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise RuntimeError("the gateway is closed: its block is over")
 
     def own_context(self) -> RequestContext:
         """The context of the program that embeds the gateway."""
@@ -191,11 +121,14 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(config: Config, *, authenticate: Authenticate | None = None) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    config: Config, *, observer: Observer | None = None, authenticate: Authenticate | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
 
     Args:
-        config: its settings.
+        config: its configuration.
+        observer: what operators see; without one, there is no log of its requests.
         authenticate: says who a request over HTTP comes from, by its headers; beside what ``config.auth``
             names, if that names anything.
 
@@ -227,6 +160,7 @@ async def open_gateway(config: Config, *, authenticate: Authenticate | None = No
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
+            observer=observer or Observer(),
             authenticator=authenticator,
             sealing=sealing,
         )
@@ -243,6 +177,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
         service.start_soon(prune_streams, services)
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
+        service.start_soon(services.observer.run)
         try:
             yield gateway
         finally:

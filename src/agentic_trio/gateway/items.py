@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from agentic_trio.errors import NotFound
 from agentic_trio.gateway.store_errors import item_already_in_conversation
-from agentic_trio.store.contract import Item
+from agentic_trio.store.contract import Item, PageQuery
+from agentic_trio.wire import checks
 from agentic_trio.wire.conversations import list_body
 from agentic_trio.wire.items import InputItem, decode_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from agentic_trio.store.contract import Page, Store
+    from agentic_trio.store.contract import Order, Page, Store
+
+_limit = checks.integer(1, 100)
+_order = checks.one_of("asc", "desc")
+_id = checks.string(256)
 
 
 async def linked_items(
@@ -60,6 +65,16 @@ def resolved(item: InputItem, found: Mapping[str, bytes], param: str) -> InputIt
 def stored_items(items: Sequence[InputItem]) -> list[Item]:
     """Items as the store takes them."""
     return [Item(item.id, item.data, issued=not item.named) for item in items]
+
+
+def page_query(limit: int, order: str, after: str | None, before: str | None) -> PageQuery:
+    """Which page of a list is asked for. Raises InvalidRequest, in the words of OpenAI's API."""
+    _limit(limit, "limit")
+    _order(order, "order")
+    for name, id in (("after", after), ("before", before)):
+        if id is not None:
+            _id(id, name)
+    return PageQuery(limit, cast("Order", order), after, before)
 
 
 def page_body(page: Page) -> bytes:

@@ -131,14 +131,14 @@ class EventLog:
 
 
 class TurnEvents:
-    """Reads a log for a program: one decoded event at a time, until the log is closed.
+    """Reads a log for a program: one decoded event at a time, from a position until the log is closed.
 
     Raises ``FellBehind`` to a program that reads too slowly. Cancellation: no event is lost.
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, position: int = 0) -> None:
         self._log = log
-        self._position = 0
+        self._position = position
         self._ready: list[bytes] = []
 
     def __aiter__(self) -> TurnEvents:

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.log import EventLog
     from agentic_trio.gateway.services import Services
+    from agentic_trio.telemetry.figures import Figures
     from agentic_trio.wire.accumulator import Accumulator
     from agentic_trio.wire.create_response import CreateResponse
 
 logger = logging.getLogger(__name__)
+
+
+MAX_MODEL = 256
+"""Characters of a model's name that are kept beside the response's own text."""
 
 
 class Row(Enum):
@@ -45,24 +50,29 @@ class Recording:
         created_at: Unix seconds.
         context: what the turn continues, once that is known.
         row: what the store holds.
+
+    Args:
+        figures: the turn's, whose owner it is.
     """
 
     def __init__(
         self,
         call: CreateResponse,
-        owner: str,
+        figures: Figures,
         services: Services,
         *,
         key: IdempotencyKey | None = None,
     ) -> None:
         self.id = services.mint("resp")
-        self.owner = owner
+        self.owner = figures.owner
         self.key = key
         self.created_at = int(services.now())
         self.context = Context()
         self.row = Row.NONE
         self._call = call
         self._services = services
+        self._figures = figures
+        figures.response_id, figures.model = self.id, call.model[:MAX_MODEL]
 
     async def announce(self, response: Accumulator) -> None:
         """Put the turn on disk before anyone is told its id, so that no crash makes the id unknown.
@@ -90,6 +100,7 @@ class Recording:
             body=response.snapshot.body(),
             fingerprint=self.key and self.key.fingerprint,
             key=self.key and self.key.digest,
+            figures=self._figures,
         )
         self.row = Row.UNSURE
         try:
@@ -121,6 +132,7 @@ class Recording:
             logger.error("turn %s was not recorded in time", self.id)
             self._services.unrecorded.keep(self._ending(response, log, last))
             return ServiceUnavailable("The response was not stored in time.")
+        self._figures.stored = self._figures.clock()
         log.extend(last)
         return None
 
@@ -177,4 +189,5 @@ class Recording:
             fingerprint=self.key and self.key.fingerprint,
             key=self.key and self.key.digest,
             events=(*logged, *last) if self.row is Row.TOLD and logged else (),
+            figures=self._figures,
         )

@@ -83,18 +83,18 @@ class Responses:
         turn = self._turns.find(owner, id)
         if turn is not None and turn.announced:
             if not turn.call.stream:
-                raise _not_streamed()
+                raise not_streamed()
             return turn.log
         events = await self._events(owner, id)
         if not events:
-            raise _not_streamed()
+            raise not_streamed()
         return EventLog.of(events)
 
     async def repeated_stream(self, owner: str, id: str) -> EventLog:
         """The events of a response whose request came again: as they were sent, or told from what is kept."""
         events = await self._events(owner, id) or replayed(await self.read(owner, id))
         if not events:
-            raise _not_streamed()
+            raise not_streamed()
         return EventLog.of(events)
 
     async def _events(self, owner: str, id: str) -> Sequence[bytes]:
@@ -153,7 +153,8 @@ def _not_in_background() -> InvalidRequest:
     return InvalidRequest("Cannot cancel a synchronous response.")
 
 
-def _not_streamed() -> InvalidRequest:
+def not_streamed() -> InvalidRequest:
+    """The response has no stream to read."""
     return InvalidRequest(
         "This response can no longer be streamed, or was not created with stream=true.", param="stream"
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING
+
+from agentic_trio.telemetry.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +38,8 @@ class Services:
         background: how many background turns may run at once.
         mint: makes ids.
         now: Unix time in seconds.
+        clock: seconds from any beginning, for the figures of turns.
+        observer: what operators see.
         authenticator: finds out who a request comes from; None where nobody has to say.
         sealing: seals what clients carry; None where that can't be done.
     """
@@ -48,6 +53,8 @@ class Services:
     background: trio.CapacityLimiter
     mint: MintId
     now: Callable[[], float]
+    clock: Callable[[], float] = perf_counter
+    observer: Observer = field(default_factory=Observer)
     authenticator: Authenticator | None = None
     sealing: Sealing | None = None
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable, TurnTimeout, UpstreamError
-from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog, TurnEvents
+from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog
 from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
+from agentic_trio.telemetry.figures import Figures
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.affinity import Affinity
 from agentic_trio.wire.responses import Snapshot, with_output
@@ -71,6 +72,7 @@ class Turn:
         call: the request.
         log: the turn's events, if it is streamed.
         recording: its row.
+        figures: what it knows of itself.
     """
 
     def __init__(
@@ -83,7 +85,14 @@ class Turn:
         key: IdempotencyKey | None = None,
     ) -> None:
         self.call = call
-        self.recording = Recording(call, context.owner, services, key=key)
+        self.figures = Figures(
+            request_id=context.request_id,
+            owner=context.owner,
+            route=context.route,
+            began=services.clock(),
+            clock=services.clock,
+        )
+        self.recording = Recording(call, self.figures, services, key=key)
         snapshot = Snapshot(self.recording.id, self.recording.created_at, call.echo())
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
@@ -145,10 +154,6 @@ class Turn:
         """The Response object that a background turn's client gets: ``queued``, as OpenAI's always is."""
         return with_output(self._response.snapshot.queued().body(), ())
 
-    def events(self) -> TurnEvents:
-        """The events as objects, from the first one until the turn has ended."""
-        return TurnEvents(self.log)
-
     def wake_if_quiet(self) -> None:
         """Let readers send a comment, if nothing has happened since the last call.
 
@@ -182,6 +187,7 @@ class Turn:
             # terminal event, so readers see a broken stream, never a false success.
             self._error = self._bug("did not end well")
         finally:
+            self._services.observer.turn(self.figures)
             self._head.set()
             self.log.close()
 
@@ -191,6 +197,7 @@ class Turn:
             with self._scope, StateErrors():
                 await self._take_conversation(owned)
                 self.recording.context = await rehydrate(self.call, self.owner, self._services, self._ticket)
+                self.figures.history = self.figures.clock()
                 await self._take_turn()
             if self._scope.cancelled_caught:
                 self._cancelled(self._reason())
@@ -224,6 +231,7 @@ class Turn:
         config = self._services.config
         self._scope.deadline = trio.current_time() + config.turn_timeout
         self._progress = Call.MADE
+        self.figures.called = self.figures.clock()
         items = self.recording.context.items()
         # The oldest item is the same along a thread and its forks, and its id makes it no other thread's.
         affinity = Affinity(self.call.model, items[0])
@@ -232,6 +240,7 @@ class Turn:
             try:
                 async with self._ask(retries.items, affinity) as answer:
                     self._progress = Call.ACCEPTED
+                    self.figures.head = self.figures.clock()
                     await self._follow(answer)
                     if answer.server is not None:
                         answer.server.used(self._response.snapshot.usage)
@@ -240,6 +249,7 @@ class Turn:
                 if self._progress is Call.ACCEPTED:
                     raise
                 await retries.after(error)
+                self.figures.retries += 1
 
     def _ask(self, items: Sequence[bytes], affinity: Affinity) -> AbstractAsyncContextManager[Answer]:
         # The body has no name here: it is the history's size, and gone once it is sent.
@@ -271,6 +281,7 @@ class Turn:
         else:
             body = await answer.body()
             self._ticket.charge(len(body))
+            self.figures.answered = self.figures.clock()
             self._response.receive_json(body)
 
     async def _follow_stream(self, answer: Answer) -> None:
@@ -278,9 +289,12 @@ class Turn:
             async for chunk in answer.chunks:
                 if self._response.ended:
                     continue
+                if not self.figures.first:
+                    self.figures.first = self.figures.clock()
                 self._ticket.charge(len(chunk))
                 self._log(self._response.receive(chunk))
                 if self._response.ended:
+                    self.figures.answered = self.figures.clock()
                     lingering.deadline = trio.current_time() + LINGER
         self._log(self._response.end_of_stream())
 
@@ -313,12 +327,23 @@ class Turn:
     async def _record(self) -> None:
         """Record how the response ended, and only then let anyone see it."""
         recording = self.recording
+        self._take_figures()
         if self._leaves_a_row():
-            self._error = await recording.end(self._response, self.log) or self._error
+            error = await recording.end(self._response, self.log)
+            if error is not None:
+                self._error = error
+                self.figures.ending, self.figures.code = "failed", "not_stored"
             return
         if self.call.store and recording.row is not Row.NONE:
             await recording.withdraw(self._response, self.log)
         self.log.extend(recording.last_events(self._response))
+
+    def _take_figures(self) -> None:
+        snapshot, error = self._response.snapshot, self._error
+        refused = error is not None and self._progress is not Call.ACCEPTED and not self.announced
+        ending = "refused" if refused and snapshot.status == "failed" else snapshot.status
+        code = (snapshot.error or {}).get("code") if error is None else error.code or error.type
+        self.figures.end(ending, code, snapshot.usage)
 
     def _leaves_a_row(self) -> bool:
         """See the table above. A refused request is no turn."""

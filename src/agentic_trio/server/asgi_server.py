@@ -18,6 +18,7 @@ from agentic_trio.server.channel import Channel
 from agentic_trio.server.connection import HTTPConnection
 from agentic_trio.server.listeners import BoundedListener, open_listeners
 from agentic_trio.server.state import ServerState
+from agentic_trio.telemetry.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,6 +38,7 @@ async def serve_asgi(
     config: Config,
     *,
     limits: ConnectionLimits,
+    observer: Observer | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -51,6 +53,7 @@ async def serve_asgi(
         config: hypercorn's. The ``server`` header is off, and HTTP/2 isn't offered, whatever it says:
             this is to stand behind a proxy, where HTTP/2 gains nothing and would need bounds of its own.
         limits: what a client may cost.
+        observer: is told of requests that are refused before the app sees them.
         shutdown_trigger: its return starts the shutdown; so does ``config.max_requests``.
         task_status: gets the URLs that are being listened on.
 
@@ -60,7 +63,7 @@ async def serve_asgi(
     Cancellation: everything is cancelled at once, without the grace.
     """
     config = _adapted(config)
-    server = ServerState(config)
+    server = ServerState(config, observer or Observer())
     slots = trio.Semaphore(limits.max_connections)
     async with (
         open_disconnects() as server.disconnects,

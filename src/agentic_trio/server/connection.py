@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from time import time
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -15,6 +16,8 @@ from agentic_trio.http1.response_writer import ResponseWriter
 from agentic_trio.minting import mint_id
 from agentic_trio.server.application import Caller
 from agentic_trio.server.exchange import Exchange
+from agentic_trio.telemetry.figures import plain_code
+from agentic_trio.telemetry.lines import Line
 
 if TYPE_CHECKING:
     from agentic_trio.net.disconnects import Peer
@@ -40,6 +43,8 @@ class HTTPConnection:
         limits = channel.limits
         self._heads = HeadReader(max_bytes=limits.max_header_bytes, max_headers=limits.max_header_count)
         self._requests = 0
+        self._in_app = False
+        self._client = ""
         self._accepted_at = trio.current_time()
 
     async def run(self) -> None:
@@ -53,11 +58,13 @@ class HTTPConnection:
             if disconnects is not None:
                 peer = disconnects.add(descriptor)
             caller = _caller(self._channel.stream, peer)
+            self._client = caller.client[0] if caller.client else ""
             while await self._serve_one(caller):
                 pass
         except GatewayError as refusal:
             await self._refuse(refusal)
         except HTTP2Refused:
+            self._tell(mint_id("req"), 0, "http2_refused")
             await self._send_last(HTTP2_REFUSAL)
         except _CLIENT_LEFT:
             pass
@@ -81,8 +88,11 @@ class HTTPConnection:
         self._server.mark_request()
         last = self._requests >= config.keep_alive_max_requests
         exchange = Exchange(self._channel, head, self._server, last=last)
+        self._in_app = True
         await self._app.handle(exchange, caller)
-        return await self._after(exchange)
+        follows = await self._after(exchange)
+        self._in_app = False
+        return follows
 
     async def _next_head(self) -> RequestHead | None:
         buffer = self._channel.buffer
@@ -149,9 +159,18 @@ class HTTPConnection:
 
     async def _refuse(self, refusal: GatewayError) -> None:
         response = ResponseWriter(method="GET", version="1.1")
-        headers = [(b"content-type", b"application/json"), (b"x-request-id", mint_id("req").encode())]
+        request_id = mint_id("req")
+        if not self._in_app:
+            self._tell(request_id, refusal.status, plain_code(refusal.code or refusal.type))
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
         response.start(refusal.status, headers)
         await self._send_last(response.body(refusal.body(), False, self._server.response_headers()))
+
+    def _tell(self, request_id: str, status: int, code: str) -> None:
+        """Tell operators of a request that no app has seen."""
+        line = Line("request", time(), request_id, answer="whole", code=code, client=self._client)
+        line.status = status
+        self._server.observer.request(line)
 
     async def _send_last(self, data: bytes) -> None:
         with suppress(*_CLIENT_LEFT):

@@ -39,6 +39,7 @@ class Exchange:
     Attributes:
         finished: the whole response was sent.
         gone: the client closed, or can't be written to.
+        too_slow: it can't be written to because it took nothing for the write timeout.
         refusal: the error to send instead of a response that never began.
 
     Args:
@@ -51,6 +52,7 @@ class Exchange:
         self.response = ResponseWriter(method=head.method, version=head.version)
         self.finished = False
         self.gone = False
+        self.too_slow = False
         self.refusal: GatewayError | None = None
         self._channel = channel
         self._server = server
@@ -187,6 +189,7 @@ class Exchange:
             await self._channel.send(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             self.gone = True
+            self.too_slow = isinstance(error, trio.TooSlowError)
             # Also wakes a `receive` that reads the same connection.
             await self._channel.close()
             if self._read_ahead_full is not None:
@@ -210,15 +213,38 @@ class Exchange:
         return True
 
 
+class Fate:
+    """Why a client got no response from its app, or not all of it."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    @property
+    def refusal(self) -> GatewayError | None:
+        """What the server sends instead of the app's response."""
+        return None if self._exchange.response.head_sent else self._exchange.refusal
+
+    @property
+    def gone(self) -> str:
+        """``gone`` if the client left, ``too_slow`` if it took nothing; empty while it is there."""
+        if self._exchange.too_slow:
+            return "too_slow"
+        return "gone" if self._exchange.gone else ""
+
+
 class Receive:
     """ASGI's ``receive`` of an exchange.
 
     Attributes:
         watch: see ``Exchange.watch``; None where the system can't. An app that has read its request may
             leave the watching for a disconnect to the server, rather than call this again.
+        fate: what became of the exchange, for an app that keeps a log.
     """
 
     def __init__(self, exchange: Exchange, peer: Peer | None) -> None:
+        self.fate = Fate(exchange)
         self._receive = exchange.receive
         self.watch = None if peer is None else partial(exchange.watch, peer)
 

@@ -67,6 +67,7 @@ async def serve(
             limits=ConnectionLimits(
                 max_connections=config.max_connections, write_timeout=config.write_timeout
             ),
+            observer=gateway.observer,
             shutdown_trigger=told_to_stop,
             task_status=task_status,
         )

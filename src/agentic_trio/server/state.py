@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.net.disconnects import Disconnects
     from agentic_trio.net.streams import Stream
+    from agentic_trio.telemetry.observer import Observer
 
 
 class ServerState:
@@ -23,14 +24,16 @@ class ServerState:
         disconnects: tells requests that their client has left; None where the system can't.
         crowded: a new connection waits for one of the busy ones to end, so none is kept alive.
         shutting_down: connections close after the request in flight.
+        observer: is told of requests that are refused before the app sees them.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, observer: Observer) -> None:
         self.config = config
         self.crowded = False
         self.disconnects: Disconnects | None = None
         self.idle: dict[Stream, None] = {}
         self.shutting_down = False
+        self.observer = observer
         self._requests = 0
         self._served_out = trio.Event()
         self._headers = b""

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from agentic_trio.telemetry.figures import Figures, StoredFigures
+
 Order = Literal["asc", "desc"]
 
 ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
@@ -136,6 +138,7 @@ class Announcement:
         fingerprint: tells a repeat of the request from another request; None if it has no key.
         key: what ``keyed`` finds it by: a digest of its idempotency key and of whatever else a repeat must
             have in common with it, such as the credentials. None if it can't be repeated.
+        figures: what the turn knows of itself by now.
     """
 
     owner: str
@@ -149,6 +152,7 @@ class Announcement:
     body: bytes
     fingerprint: bytes | None = None
     key: bytes | None = None
+    figures: Figures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,7 @@ class Ending:
         fingerprint: as it was announced.
         key: as it was announced.
         events: the whole stream, one element an event, if it may be read again.
+        figures: what the turn knows of itself. Without it the figures stay as they were announced.
     """
 
     owner: str
@@ -179,6 +184,7 @@ class Ending:
     fingerprint: bytes | None = None
     key: bytes | None = None
     events: Sequence[bytes] = ()
+    figures: Figures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +301,9 @@ class Store(Protocol):
         A key belongs to the first response that is recorded with it, until that response is withdrawn or
         deleted.
         """
+
+    async def figures(self, owner: str, id: str) -> StoredFigures:
+        """Read what a turn knew of itself. Before it has ended only its request is known. Raises Missing."""
 
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
         """Read the stream of a turn that has ended, one element an event; empty if it isn't kept.

@@ -8,6 +8,7 @@ import trio
 
 from agentic_trio.store.failures import is_database_failure
 from agentic_trio.store.files import FilesGone
+from agentic_trio.telemetry.edges import event
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,19 @@ class Outage:
             return
         self._latest = now = trio.current_time()
         self._failures += 1
+        told = {"cannot": self._what, "reason": str(error)}
         if self._failures == 1:
             self._began = self._logged = now
-            logger.error("the store can't %s: %s", self._what, error)
+            logger.error("the store can't %s: %s", self._what, error, extra=event("store_failing", **told))
         elif now >= self._logged + REPEAT:
             self._logged = now
-            logger.error("the store still can't %s: %s (%d failures)", self._what, error, self._failures)
+            logger.error(
+                "the store still can't %s: %s (%d failures)",
+                self._what,
+                error,
+                self._failures,
+                extra=event("store_failing", failures=self._failures, **told),
+            )
 
     def worked(self) -> None:
         """Note a success."""
@@ -58,5 +66,11 @@ class Outage:
         """End the outage, if there is one: what failed has been seen to work."""
         if self._failures:
             seconds = trio.current_time() - self._began
-            logger.info("the store can %s again: %d failures in %.0f s", self._what, self._failures, seconds)
+            logger.info(
+                "the store can %s again: %d failures in %.0f s",
+                self._what,
+                self._failures,
+                seconds,
+                extra=event("store_back", failures=self._failures, cannot=self._what),
+            )
             self._failures = 0

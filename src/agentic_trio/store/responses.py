@@ -34,12 +34,18 @@ from agentic_trio.store.threads import (
     read_items,
     view,
 )
+from agentic_trio.telemetry.figures import StoredFigures, stored
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
     from agentic_trio.store.contract import Page, PageQuery
+
+_FIGURES = StoredFigures.__struct_fields__
+"""The columns of a turn's figures. An ending without figures leaves those of its announcement."""
+
+_NO_FIGURES = dict.fromkeys(_FIGURES)
 
 _pending = msgspec.json.Decoder(list[tuple[str, bool, msgspec.Raw]])
 
@@ -133,6 +139,18 @@ def _id_of_key(connection: sqlite3.Connection, owner: str, key: bytes) -> str | 
     return None if row is None else row[0].decode()
 
 
+_READ_FIGURES = f"SELECT {', '.join(_FIGURES)} FROM response WHERE owner = :owner AND id = :id"
+
+
+def figures(connection: sqlite3.Connection, owner: str, id: str) -> StoredFigures:
+    """See ``Store.figures``."""
+    row = connection.execute(_READ_FIGURES, {"owner": owner, "id": id}).fetchone()
+    if row is None:
+        raise Missing("response", id)
+    values = (value.decode() if isinstance(value, bytes) else value for value in row)
+    return msgspec.convert(dict(zip(_FIGURES, values, strict=True)), StoredFigures)
+
+
 def output(
     connection: sqlite3.Connection, thread: int | None, first: int | None, last: int | None
 ) -> Sequence[bytes]:
@@ -176,10 +194,14 @@ _TEXTS = frozenset({"pending", "body"})
 """Given as bytes, and stored as text."""
 
 _RECORD = f"""
-    INSERT INTO response ({", ".join(_RECORDED)})
-    VALUES ({", ".join(f"CAST(:{name} AS TEXT)" if name in _TEXTS else f":{name}" for name in _RECORDED)})
+    INSERT INTO response ({", ".join((*_RECORDED, *_FIGURES))})
+    VALUES (
+        {", ".join(f"CAST(:{name} AS TEXT)" if name in _TEXTS else f":{name}" for name in _RECORDED)},
+        {", ".join(f":{name}" for name in _FIGURES)}
+    )
     ON CONFLICT (owner, id) DO UPDATE
-    SET {", ".join(f"{name} = excluded.{name}" for name in _RECORDED[2:])}
+    SET {", ".join(f"{name} = excluded.{name}" for name in _RECORDED[2:])},
+        {", ".join(f"{name} = coalesce(excluded.{name}, {name})" for name in _FIGURES)}
     WHERE pending IS NOT NULL
 """
 """Adds a row, or replaces one that has not ended."""
@@ -225,6 +247,8 @@ def _values(turn: Announcement | Ending) -> dict[str, Any]:
         "open": dump_calls(turn.open_calls),
         "body": turn.body,
         "fingerprint": turn.fingerprint,
+        **_NO_FIGURES,
+        **(stored(turn.figures) if turn.figures is not None else {}),
     }
 
 

@@ -124,6 +124,20 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "PRAGMA user_version = 2",
     ),
     (
+        "ALTER TABLE response ADD COLUMN request_id TEXT",
+        "ALTER TABLE response ADD COLUMN route TEXT",
+        "ALTER TABLE response ADD COLUMN model TEXT",
+        "ALTER TABLE response ADD COLUMN code TEXT",
+        "ALTER TABLE response ADD COLUMN history_us INTEGER",
+        "ALTER TABLE response ADD COLUMN head_us INTEGER",
+        "ALTER TABLE response ADD COLUMN first_event_us INTEGER",
+        "ALTER TABLE response ADD COLUMN upstream_us INTEGER",
+        "ALTER TABLE response ADD COLUMN total_us INTEGER",
+        "ALTER TABLE response ADD COLUMN commit_us INTEGER",
+        "ALTER TABLE response ADD COLUMN input_tokens INTEGER",
+        "ALTER TABLE response ADD COLUMN output_tokens INTEGER",
+        "ALTER TABLE response ADD COLUMN cached_tokens INTEGER",
+        "ALTER TABLE response ADD COLUMN retries INTEGER",
         "CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",
         """
         CREATE INDEX entry_compaction ON entry (key)

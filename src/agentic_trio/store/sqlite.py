@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Store,
         StoredResponse,
     )
+    from agentic_trio.telemetry.figures import StoredFigures
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -151,6 +152,9 @@ class SqliteStore:
 
     async def keyed(self, owner: str, key: bytes) -> StoredResponse | None:
         return await self._read(responses.keyed, owner, key)
+
+    async def figures(self, owner: str, id: str) -> StoredFigures:
+        return await self._read(responses.figures, owner, id)
 
     async def events(self, owner: str, id: str) -> Sequence[bytes]:
         return await self._read(responses.events, owner, id)

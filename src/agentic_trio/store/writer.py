@@ -147,7 +147,8 @@ class Writer:
         Cancellation: waits for it.
         """
         try:
-            return await self._run_sync(lambda: _outside(self._connection, work), limiter=self._limiter)
+            with translated():
+                return await self._run_sync(lambda: work(self._connection), limiter=self._limiter)
         except StoreError as error:
             self.outage.failed(error)
             raise
@@ -212,11 +213,6 @@ class Writer:
                 self.outage.failed(unit.error)
             else:
                 self.outage.worked()
-
-
-def _outside(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    with translated():
-        return work(connection)
 
 
 def _fail(batch: list[_Unit], error: Exception) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from agentic_trio.errors import GatewayError, UpstreamError
+from agentic_trio.telemetry.edges import event
 from agentic_trio.upstream.answer import Answer, ReceivedChunks
 from agentic_trio.upstream.faults import Outages, upstream_error
 from agentic_trio.upstream.model_lists import MAX_LIST_BYTES, models_in
@@ -139,8 +140,11 @@ class Upstream:
             return
         if not self._loops:
             self._loops = True
+            host = self._host.decode("ascii")
             logger.error(
-                "the model server's address, %s, leads back to this gateway", self._host.decode("ascii")
+                "the model server's address, %s, leads back to this gateway",
+                host,
+                extra=event("loop_detected", server=host),
             )
         raise GatewayError(
             "The model server's address leads back to this gateway.", status=508, code="loop_detected"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from agentic_trio.errors import UpstreamError
+from agentic_trio.telemetry.edges import event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,10 +78,20 @@ class Outages:
             reason, cause = _why(error)
             if reason != self._reason:
                 self._reason = reason
-                logger.warning("the model server at %s can't be reached: %s (%s)", self._where, reason, cause)
+                logger.warning(
+                    "the model server at %s can't be reached: %s (%s)",
+                    self._where,
+                    reason,
+                    cause,
+                    extra=event("model_server_gone", server=self._where, reason=reason),
+                )
 
     def reached(self) -> None:
         """A call got an answer."""
         if self._reason:
             self._reason = ""
-            logger.info("the model server at %s can be reached again", self._where)
+            logger.info(
+                "the model server at %s can be reached again",
+                self._where,
+                extra=event("model_server_back", server=self._where),
+            )

@@ -8,7 +8,9 @@ error handlers; or directly, for the busy routes that use none of those. A handl
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import AsyncExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
@@ -20,6 +22,7 @@ from werkzeug.exceptions import HTTPException
 
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound
 from agentic_trio.gateway.turn import turn_timeout
+from agentic_trio.web.access import tell
 from agentic_trio.web.reply import Reply
 from agentic_trio.web.scope import RequestScope
 
@@ -108,7 +111,9 @@ def _admitted(handler: Handler, needed: Scope | None) -> Handler:
 
 def _view(handler: Handler) -> View:
     async def view(**variables: str) -> Response:
-        return (await handler(this_request(), **variables)).response()
+        request = this_request()
+        request.sent = await handler(request, **variables)
+        return request.sent.response()
 
     return view
 
@@ -131,11 +136,16 @@ class RequestNursery(TrioASGIHTTPConnection):
     app: GatewayApp
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-            request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
-            await self._serve(request, send)
-        if request.timed_out:
-            await self._reply(await refuse(request, turn_timeout(request.gateway.config)), request, send)
+        request: RequestScope | None = None
+        try:
+            async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+                request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
+                await self._serve(request, send)
+            if request.timed_out:
+                await self._reply(await refuse(request, turn_timeout(request.gateway.config)), request, send)
+        finally:
+            if request is not None:
+                tell(request)
 
     async def _serve(self, request: RequestScope, send: ASGISendCallable) -> None:
         try:
@@ -146,6 +156,7 @@ class RequestNursery(TrioASGIHTTPConnection):
             return
         handler = self.app.direct.get((self.scope["method"], self.scope["path"]))
         if handler is not None and request.direct:
+            request.route = self.scope["path"]
             await self._call(handler, request, send)
         else:
             await self._dispatch(request, send)
@@ -162,20 +173,37 @@ class RequestNursery(TrioASGIHTTPConnection):
     async def _reply(self, reply: Reply, request: RequestScope, send: ASGISendCallable) -> None:
         reply.headers.append((b"x-request-id", request.request_id.encode()))
         request.started = True
-        await reply.send(send)
+        request.status, request.sent = reply.status, reply
+        try:
+            await reply.send(send)
+        except GatewayError as error:
+            request.error = error
+            raise
+        request.whole = True
 
     async def _dispatch(self, request: RequestScope, send: ASGISendCallable) -> None:
         async def send_and_note_the_end(message: ASGISendEvent) -> None:
             request.started = True
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if last:
                 request.answered()
             await send(message)
+            request.whole = last
 
         dispatched = cast("DispatchedRequest", self._create_request_from_scope(send))
         dispatched.in_scope = request
         if self.scope["method"] in _BODILESS:
             request.watch()
-        await self.handle_request(request.nursery, dispatched, send_and_note_the_end)
+        try:
+            await self.handle_request(request.nursery, dispatched, send_and_note_the_end)
+        except GatewayError as error:
+            request.error = error
+            raise
+        finally:
+            if dispatched.url_rule is not None:
+                request.route = template(dispatched.url_rule.rule)
 
 
 class GatewayApp(QuartTrio):
@@ -196,6 +224,12 @@ class GatewayApp(QuartTrio):
     public: Set[str]
 
 
+@cache
+def template(rule: str) -> str:
+    """One of our routes in OpenAPI's notation: Werkzeug's, without its converters."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
+
+
 async def refuse(request: RequestScope, error: Exception) -> Reply:
     """The reply to any failure, in OpenAI's envelope: our own refusals, those of routing, and bugs.
 
@@ -207,6 +241,7 @@ async def refuse(request: RequestScope, error: Exception) -> Reply:
     elif not isinstance(error, GatewayError):
         logger.error("request %s failed", request.request_id, exc_info=error)
         error = GatewayError("The gateway failed.", code="internal_error")
+    request.error = error
     reply = Reply(error.body(), error.status)
     reply.headers += [
         (name.lower().encode(), value.encode("latin-1")) for name, value in error.headers.items()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from agentic_trio.errors import InvalidRequest
-from agentic_trio.store.contract import Order, PageQuery
+from agentic_trio.gateway.items import page_query as page_query_of
 from agentic_trio.wire import checks
 
 if TYPE_CHECKING:
+    from agentic_trio.store.contract import PageQuery
     from agentic_trio.web.scope import RequestScope
 
-_limit = checks.integer(1, 100)
-_order = checks.one_of("asc", "desc")
-_id = checks.string(256)
 _include = checks.one_of(*checks.INCLUDABLE)
 
 
@@ -25,15 +23,12 @@ def page_query(request: RequestScope) -> PageQuery:
     """
     arguments = request.args
     included(request)
-    limit = integer_argument(request, "limit", 20)
-    _limit(limit, "limit")
-    order = arguments.get("order", "desc")
-    _order(order, "order")
-    after, before = arguments.get("after") or None, arguments.get("before") or None
-    for name, id in (("after", after), ("before", before)):
-        if id is not None:
-            _id(id, name)
-    return PageQuery(limit, cast("Order", order), after, before)
+    return page_query_of(
+        integer_argument(request, "limit", 20),
+        arguments.get("order", "desc"),
+        arguments.get("after") or None,
+        arguments.get("before") or None,
+    )
 
 
 def metadata_filter(request: RequestScope) -> dict[str, str]:

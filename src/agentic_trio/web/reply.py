@@ -14,11 +14,19 @@ if TYPE_CHECKING:
 
     from hypercorn.typing import ASGISendCallable
 
+    from agentic_trio.errors import GatewayError
+
 JSON = (b"content-type", b"application/json")
 
 
 class Chunks(ResponseBody):
-    """A body that is its own iterator and owns nothing: a dropped generator can't be closed on Trio."""
+    """A body that is its own iterator and owns nothing: a dropped generator can't be closed on Trio.
+
+    Attributes:
+        error: why it ended early, if its last chunk says so.
+    """
+
+    error: GatewayError | None = None
 
     @property
     @abstractmethod

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from agentic_trio.errors import NotFound
 from agentic_trio.gateway.idempotency import IdempotencyKey
+from agentic_trio.web.access import response_id
 from agentic_trio.web.dispatch import Routes
 from agentic_trio.web.queries import (
     boolean_argument,
@@ -60,15 +61,24 @@ async def create_response(request: RequestScope) -> Reply:
 async def _follow(request: RequestScope, turn: Turn, *, outlives: bool) -> Reply:
     """Start a turn under its owner, if it isn't running, and reply with what it makes."""
     turns = request.gateway.turns
+    request.response_id = turn.id
     if turns.find(turn.owner, turn.id) is not None:
         pass
     elif turn.call.background or (outlives and turn.call.store):
         turns.start(turn)
     elif turn.call.stream:
+        _own(request, turn)
         request.nursery.start_soon(turns.run, turn)
     else:
+        _own(request, turn)
         await turns.run(turn)
     return await _reply(request, turn)
+
+
+def _own(request: RequestScope, turn: Turn) -> None:
+    """Let the request's line of the log tell of the turn: it ends before the request does."""
+    request.figures = turn.figures
+    turn.figures.own_line = False
 
 
 async def _reply(request: RequestScope, turn: Turn) -> Reply:
@@ -110,6 +120,7 @@ async def _once(request: RequestScope, body: bytes, name: str) -> Turn | Reply:
 async def _replay(request: RequestScope, id: str, routing: Routing) -> Reply:
     """Reply to a repeat whose first request has ended."""
     owner, responses = request.context.owner, request.gateway.responses
+    request.response_id = id
     if routing.stream is True:
         return event_stream(await responses.repeated_stream(owner, id))
     return request.reply(await responses.read(owner, id, sealed=routing.asks_for_sealed_reasoning))
@@ -143,6 +154,7 @@ async def list_responses(request: RequestScope) -> Reply:
 async def retrieve_response(request: RequestScope, id: str) -> Reply:
     """Read a response, or its stream from any event on."""
     owner, responses = request.context.owner, request.gateway.responses
+    request.response_id = response_id(id)
     include = included(request)
     if not boolean_argument(request, "stream"):
         return request.reply(await responses.read(owner, id, sealed=INCLUDED in include))
@@ -153,6 +165,7 @@ async def retrieve_response(request: RequestScope, id: str) -> Reply:
 @routes.handle("POST", "/v1/responses/<id>/cancel")
 async def cancel_response(request: RequestScope, id: str) -> Reply:
     """End a background response."""
+    request.response_id = response_id(id)
     await request.body()
     return request.reply(await request.gateway.responses.cancel(request.context.owner, id))
 
@@ -160,12 +173,14 @@ async def cancel_response(request: RequestScope, id: str) -> Reply:
 @routes.handle("DELETE", "/v1/responses/<id>")
 async def delete_response(request: RequestScope, id: str) -> Reply:
     """Forget a stored response."""
+    request.response_id = response_id(id)
     return Reply(await request.gateway.responses.delete(request.context.owner, id))
 
 
 @routes.handle("GET", "/v1/responses/<id>/input_items")
 async def list_input_items(request: RequestScope, id: str) -> Reply:
     """List what the model was given."""
+    request.response_id = response_id(id)
     query = page_query(request)
     return request.reply(await request.gateway.responses.input_items(request.context.owner, id, query))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import parse_qsl
 
 import trio
@@ -16,7 +17,7 @@ from agentic_trio.gateway.admission import Ticket
 from agentic_trio.minting import mint_id
 from agentic_trio.web.encodings import decoded
 from agentic_trio.web.forwarding import to_model_server
-from agentic_trio.web.reply import Reply
+from agentic_trio.web.reply import Chunks, Reply
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -24,9 +25,23 @@ if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, HTTPScope
 
     from agentic_trio.context import Identity, Scope
+    from agentic_trio.errors import GatewayError
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.telemetry.figures import Figures
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Fate(Protocol):
+    """What our server knows of a request that no app is told: why its client got no answer, or not all."""
+
+    @property
+    def refusal(self) -> GatewayError | None:
+        """What the server itself answered instead."""
+
+    @property
+    def gone(self) -> str:
+        """``gone`` if the client left, ``too_slow`` if it took nothing; empty while it is there."""
 
 
 class RequestScope:
@@ -39,6 +54,14 @@ class RequestScope:
         stack: leaves its contexts when the request is over, before a refusal is sent.
         ticket: the request's slot and memory, until a turn takes them over.
         started: whether the response has begun, so that its status can't be another.
+        arrived: when its head was there, in seconds of ``time.perf_counter``.
+        route: the route that serves it, with the names of its variables; empty if none does.
+        status: the response's, once it has begun.
+        whole: whether all of the response was sent.
+        error: why the request was refused, or its response cut short.
+        response_id: of the response that it creates or names, if there is one.
+        figures: those of the turn that it makes and owns.
+        sent: the reply that was begun.
     """
 
     def __init__(
@@ -49,12 +72,22 @@ class RequestScope:
         stack: AsyncExitStack,
         receive: ASGIReceiveCallable,
     ) -> None:
+        self.arrived = perf_counter()
+        self.route = ""
+        self.status = 0
+        self.whole = False
+        self.error: GatewayError | None = None
+        self.response_id = ""
+        self.figures: Figures | None = None
+        self.sent: Reply | None = None
         self.scope = scope
         self.gateway = gateway
         self.nursery = nursery
         self.stack = stack
         self.ticket = stack.enter_context(Ticket(gateway.admission))
         self._receive = receive
+        # Whether the client left, and what our server refused it for.
+        self.fate: Fate | None = getattr(receive, "fate", None)
         # How our server tells of a client that leaves, without a task that waits for it.
         self._server_watch = getattr(receive, "watch", None)
         self._request_id: str | None = None
@@ -81,6 +114,11 @@ class RequestScope:
         """The query string's arguments."""
         query = self.scope["query_string"].decode("latin-1")
         return MultiDict(parse_qsl(query, keep_blank_values=True))
+
+    @property
+    def owner(self) -> str:
+        """Whose data the request works with; empty while that isn't known."""
+        return "" if self._identity is None else self._identity.owner
 
     @property
     def request_id(self) -> str:
@@ -130,6 +168,7 @@ class RequestScope:
                 headers=tuple(
                     to_model_server(self.headers, credentials=open_to_all and config.client_auth == "forward")
                 ),
+                route="/v1/responses",
                 identity=identity,
             )
         return self._context
@@ -238,6 +277,12 @@ class RequestScope:
         """Whether the request's nursery, which is over, reached its deadline before the response began."""
         scope = self.nursery.cancel_scope
         return scope.cancelled_caught and not self.started and trio.current_time() >= scope.deadline
+
+    @property
+    def cut_by(self) -> GatewayError | None:
+        """Why the body ended before its end, if its reader is told so in its own words."""
+        body = None if self.sent is None else self.sent.body
+        return body.error if isinstance(body, Chunks) else None
 
     def answered(self) -> None:
         """The last byte of the response is on its way: the client may leave."""

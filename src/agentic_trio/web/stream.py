@@ -50,8 +50,8 @@ class EventBody(Chunks):
             raise StopAsyncIteration
         try:
             events = await self._log.read(self._position)
-        except FellBehind:
-            self._ended = True
+        except FellBehind as error:
+            self._ended, self.error = True, error
             return FELL_BEHIND
         self._position += len(events)
         self._ended = self._log.exhausted(self._position)
