@@ -235,7 +235,8 @@ NO_ROUTE = {426, 508}
 def statuses_of_the_code() -> set[int]:
     """The statuses of errors that the code names, wherever it does."""
     found = set()
-    for package in ("errors.py", "http1", "auth", "gateway", "wire", "web", "server", "upstream"):
+    packages = ("http1", "auth", "gateway", "wire", "web", "server", "upstream", "tools")
+    for package in ("errors.py", *packages):
         for file in (CODE / package).rglob("*.py") if "." not in package else [CODE / package]:
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "status":

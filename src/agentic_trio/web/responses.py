@@ -24,6 +24,7 @@ from agentic_trio.wire.create_response import route
 from agentic_trio.wire.sealed_items import INCLUDED
 
 if TYPE_CHECKING:
+    from agentic_trio.gateway.gateway import Gateway
     from agentic_trio.gateway.turn import Turn
     from agentic_trio.web.scope import RequestScope
     from agentic_trio.wire.create_response import Routing
@@ -46,8 +47,7 @@ async def create_response(request: RequestScope) -> Reply:
     outlives = _outlives(request)
     body = await request.body()
     request.ticket.take_slot()
-    routing = route(body)
-    if routing.relayed and not (gateway.seals and routing.asks_for_sealed_reasoning):
+    if _is_relayed(gateway, body):
         return await relay(request, "/v1/responses", body)
     if name := request.header(b"idempotency-key"):
         begun = await _once(request, body, name)
@@ -56,6 +56,13 @@ async def create_response(request: RequestScope) -> Reply:
     # What was made of the body is as large as itself: held beside it, each request would take twice as much.
     del body
     return begun if isinstance(begun, Reply) else await _follow(request, begun, outlives=outlives)
+
+
+def _is_relayed(gateway: Gateway, body: bytes) -> bool:
+    """Whether the client gets the model server's own answer: nothing is stored, sealed or run here."""
+    routing = route(body)
+    sealed = gateway.seals and routing.asks_for_sealed_reasoning
+    return routing.relayed and not sealed and not routing.offers(gateway.hosted)
 
 
 async def _follow(request: RequestScope, turn: Turn, *, outlives: bool) -> Reply:
