@@ -8,7 +8,7 @@ from quart import request
 from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
-from agentic_trio.web import conversations, health, openapi, relay, responses
+from agentic_trio.web import conversations, docs, health, openapi, relay, responses
 from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
 from agentic_trio.web.websocket import NoWebSocket
@@ -33,7 +33,14 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     app.url_map.merge_slashes = False
     app.config["RESPONSE_TIMEOUT"] = None
     app.direct, app.public = {}, set()
-    for routes in (responses.routes, conversations.routes, relay.routes, health.routes, openapi.routes):
+    for routes in (
+        responses.routes,
+        conversations.routes,
+        relay.routes,
+        health.routes,
+        openapi.routes,
+        docs.routes,
+    ):
         app.register_blueprint(routes)
         app.direct |= routes.direct
         app.public |= routes.public

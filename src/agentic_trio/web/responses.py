@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentic_trio.errors import NotFound
 from agentic_trio.gateway.idempotency import IdempotencyKey
 from agentic_trio.web.access import response_id
-from agentic_trio.web.dispatch import Routes
+from agentic_trio.web.dispatch import Routes, unknown_url
 from agentic_trio.web.queries import (
     boolean_argument,
     check_lists_are_served,
@@ -197,4 +196,4 @@ async def list_input_items(request: RequestScope, id: str) -> Reply:
 async def refuse_unserved(request: RequestScope) -> Reply:
     """OpenAI's endpoints that are not served here. Without this they would be a response's id, and 405;
     clients that can do without them look for 404."""
-    raise NotFound(f"Invalid URL ({request.where})", code="unknown_url")
+    raise unknown_url(request)
