@@ -1,64 +1,51 @@
-"""What was stored without an owner is given one."""
+"""Whose state is whose, changed. Plain functions of a connection."""
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
 
-from agentic_trio.store import files, schema
-from agentic_trio.store.failures import store_error
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
 
-BUSY_TIMEOUT = 5.0
-"""Seconds to wait for another program that has locked the database."""
+_THREAD = "UPDATE thread SET owner = :owner WHERE id = :thread AND owner = :former"
 
-TABLES = ("thread", "response", "conversation")
-"""Those whose rows name an owner. Items have the owner of their thread."""
+_FREE_KEY = """
+    CASE WHEN EXISTS (
+        SELECT 1 FROM response AS other
+        WHERE other.owner = :owner AND other.idempotency_key = response.idempotency_key
+    ) THEN NULL ELSE idempotency_key END
+"""
 
+_RESPONSES = f"""
+    UPDATE response SET owner = :owner, idempotency_key = {_FREE_KEY}
+    WHERE thread = :thread AND owner = :former
+"""
 
-def assign_owner(path: str, owner: str) -> dict[str, int]:
-    """Give an owner all that has none, as a gateway that authenticates nobody has stored it.
+_CONVERSATION = "UPDATE conversation SET owner = :owner WHERE thread = :thread AND owner = :former"
 
-    Blocks until done; all of it happens, or nothing. A database of an older version is migrated.
-
-    Args:
-        path: the database, which no gateway may be using.
-        owner: not empty.
-
-    Returns:
-        How many responses and conversations were given to the owner.
-
-    Raises:
-        ConfigError: the database can't be used, or is in use.
-    """
-    path = schema.resolve(path)
-    schema.check_file(path)
-    with ExitStack() as stack:
-        files.take(path, stack)
-        try:
-            db = stack.enter_context(closing(schema.connect(path, uri=False, timeout=BUSY_TIMEOUT)))
-            schema.prepare(db, path)
-            changed = _assign(db, owner)
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.IntegrityError as error:
-            raise files.refuse(path, f"{owner!r} has an object with the same id already") from error
-        except sqlite3.Error as error:
-            raise files.refuse(path, str(store_error(error))) from error
-    return {"responses": changed["response"], "conversations": changed["conversation"]}
+_REST = f"UPDATE response SET owner = :owner, idempotency_key = {_FREE_KEY} WHERE owner = :former"
 
 
-def _assign(db: sqlite3.Connection, owner: str) -> dict[str, int]:
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        # The tables' names are those above.
-        changed = {
-            table: db.execute(
-                f"UPDATE {table} SET owner = :owner WHERE owner = ''", {"owner": owner}
-            ).rowcount
-            for table in TABLES
-        }
-        db.execute("COMMIT")
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-    return changed
+def threads_of(connection: sqlite3.Connection, owner: str) -> list[int]:
+    """The threads that an owner has."""
+    select = "SELECT id FROM thread WHERE owner = :owner ORDER BY id"
+    return [row[0] for row in connection.execute(select, {"owner": owner})]
+
+
+def assign(
+    connection: sqlite3.Connection, *, threads: Sequence[int], former: str, owner: str
+) -> tuple[int, int]:
+    """Give threads, with what ends in them, to another owner; returns the responses and conversations."""
+    responses = conversations = 0
+    for thread in threads:
+        values = {"thread": thread, "former": former, "owner": owner}
+        connection.execute(_THREAD, values)
+        responses += connection.execute(_RESPONSES, values).rowcount
+        conversations += connection.execute(_CONVERSATION, values).rowcount
+    return responses, conversations
+
+
+def assign_rest(connection: sqlite3.Connection, *, former: str, owner: str) -> int:
+    """Give the responses that are in no thread to another owner; returns how many."""
+    return connection.execute(_REST, {"former": former, "owner": owner}).rowcount
