@@ -11,6 +11,7 @@ from agentic_trio.errors import ConfigError
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.limits import ConnectionLimits
+from agentic_trio.server.metrics_port import open_metrics_port
 from agentic_trio.web.app import create_app
 from agentic_trio.web.callers import is_loopback
 
@@ -51,7 +52,7 @@ async def serve(
     """
     config = gateway.config
     check_exposure(config, authenticates=gateway.authenticator is not None)
-    async with open_inner_nursery() as nursery:
+    async with open_metrics_port(gateway.observer.metrics, config), open_inner_nursery() as nursery:
 
         async def told_to_stop() -> None:
             if shutdown_trigger is None:

@@ -320,7 +320,11 @@ class _Database:
 
 @asynccontextmanager
 async def open_sqlite_store(
-    path: str, *, run_sync: RunSync = run_in_thread, busy_timeout: float = BUSY_TIMEOUT
+    path: str,
+    *,
+    run_sync: RunSync = run_in_thread,
+    busy_timeout: float = BUSY_TIMEOUT,
+    observe: Callable[[int, float], None] = lambda units, seconds: None,
 ) -> AsyncIterator[SqliteStore]:
     """Open the store in a file, which is created or migrated as needed.
 
@@ -332,6 +336,7 @@ async def open_sqlite_store(
             a new store that is gone on exit.
         run_sync: how blocking work leaves the loop; inline in a deterministic simulation.
         busy_timeout: seconds to wait for another process that has locked the database.
+        observe: see ``Writer``.
 
     Raises:
         ConfigError: the file can't be used, isn't ours, or is in use by another gateway. It is untouched.
@@ -342,7 +347,7 @@ async def open_sqlite_store(
     database = await run_sync(partial(_Database, path, busy_timeout), limiter=limiter)
     try:
         readers = Readers(database.readers, run_sync)
-        writer = Writer(database.writer, run_sync=run_sync, check=database.check)
+        writer = Writer(database.writer, run_sync=run_sync, check=database.check, observe=observe)
         try:
             async with open_inner_nursery() as nursery:
                 nursery.start_soon(writer.run)

@@ -8,7 +8,7 @@ from quart import request
 from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
-from agentic_trio.web import conversations, health, openapi, relay, responses
+from agentic_trio.web import conversations, exposition, health, openapi, relay, responses
 from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
 from agentic_trio.web.websocket import NoWebSocket
@@ -33,7 +33,14 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     app.url_map.merge_slashes = False
     app.config["RESPONSE_TIMEOUT"] = None
     app.direct, app.public = {}, set()
-    for routes in (responses.routes, conversations.routes, relay.routes, health.routes, openapi.routes):
+    for routes in (
+        responses.routes,
+        conversations.routes,
+        relay.routes,
+        health.routes,
+        openapi.routes,
+        exposition.routes,
+    ):
         app.register_blueprint(routes)
         app.direct |= routes.direct
         app.public |= routes.public
@@ -76,7 +83,9 @@ async def _authenticate_the_lost() -> None:
 
 
 async def _name_request(response: Response) -> Response:
-    response.headers["x-request-id"] = this_request().request_id
+    answered = this_request()
+    response.headers["x-request-id"] = answered.request_id
+    response.headers["server-timing"] = answered.timing().decode()
     return response
 
 
