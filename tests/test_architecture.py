@@ -17,7 +17,7 @@ PACKAGE = Path(agentic_trio.__file__).parent
 LAYERS = (
     ("config", "context", "errors", "minting", "settings", "types"),
     ("net", "http1", "wire", "telemetry"),
-    ("store", "upstream"),
+    ("store", "upstream", "tools"),
     ("auth",),
     ("gateway",),
     ("web",),
@@ -30,7 +30,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 PACKAGES = (
     *("net", "http1", "wire", "telemetry"),
-    *("store", "upstream", "auth", "gateway", "web", "server", "cli"),
+    *("store", "upstream", "tools", "auth", "gateway", "web", "server", "cli"),
 )
 """Each knows nothing of its neighbours in the same layer."""
 
@@ -62,6 +62,10 @@ OWNERS = {
     "quart": ("web",),
     "quart_trio": ("web", "asgi"),
     "httptools": ("http1",),
+    "mcp": ("tools",),
+    "httpx2": ("tools",),
+    "httpcore2": ("tools",),
+    "jsonschema": ("tools",),
     "structlog": ("telemetry",),
     "prometheus_client": ("telemetry",),
     "opentelemetry": ("telemetry",),

@@ -31,8 +31,23 @@ POSITIVE = (
     "max_background",
     "erase_after",
     "keep_alive_interval",
+    "mcp_list_timeout",
+    "mcp_call_timeout",
+    "max_mcp_tools",
+    "max_mcp_list_bytes",
+    "max_mcp_answer_bytes",
+    "max_tool_result_bytes",
+    "max_turn_results_bytes",
+    "max_parallel_calls",
+    "max_tool_rounds",
 )
-NOT_NEGATIVE = ("graceful_timeout", "conversation_wait", "replay_retention", "upstream_retries")
+NOT_NEGATIVE = (
+    "mcp_list_age",
+    "graceful_timeout",
+    "conversation_wait",
+    "replay_retention",
+    "upstream_retries",
+)
 
 
 def refused(**values: Any) -> str:
@@ -278,6 +293,10 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "open": ("true", True),
     "keys_file": ("some.keys", "some.keys"),
     "openai_api_key": ("null", "null"),
+    "mcp_servers": ("a=http://host/mcp\nb=https://x", ("a=http://host/mcp", "b=https://x")),
+    "mcp_tokens": ("a=secret,b:x-key=other=", ("a=secret", "b:x-key=other=")),
+    "mcp_allow_hosts": ("host.example, [::1]:80,public", ("host.example", "[::1]:80", "public")),
+    "web_search_server": ("search/find", "search/find"),
     "seal_keys_file": ("/run/keys", "/run/keys"),
 }
 """Field -> a text and its value. All others are numbers."""

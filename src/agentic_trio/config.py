@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,7 @@ ACCESS = "Access"
 STORE = "Store"
 TURNS = "Turns"
 LIMITS = "Limits"
+TOOLS = "Tools"
 API = "API"
 OPERATIONS = "Operations"
 
@@ -123,6 +125,76 @@ def _check_database(url: str) -> str | None:
     if "?" in url or "#" in url:
         return f"must be {SQLITE} and a path, without ? and #: it takes no parameters"
     return None if url.isprintable() else "has characters that can't be printed"
+
+
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+def parse_lines(text: str) -> tuple[str, ...]:
+    """A list, separated by commas or by line breaks."""
+    return parse_names(text.replace("\n", ","))
+
+
+def _check_mcp_servers(servers: tuple[str, ...]) -> str | None:
+    labels = set()
+    for each in servers:
+        label, separator, url = each.partition("=")
+        if not separator or not _LABEL.fullmatch(label):
+            return "must be LABEL=URL, where a label is letters, digits, - and _, and begins with a letter"
+        if label in labels:
+            return f"names two servers {label!r}"
+        labels.add(label)
+        if problem := _check_tool_url(url):
+            return f"{problem} ({label})"
+    return None
+
+
+def _check_tool_url(url: str) -> str | None:
+    """What is wrong with the address of an MCP server, which may hold secrets."""
+    if not url.isprintable() or " " in url:
+        return "must have URLs without spaces and control characters"
+    try:
+        parts = urlsplit(url)
+        wrong = parts.port == 0 or parts.scheme not in ("http", "https") or not parts.hostname
+    except ValueError:
+        wrong = True
+    return "must have http:// or https:// URLs" if wrong else None
+
+
+def _check_mcp_tokens(tokens: tuple[str, ...]) -> str | None:
+    for each in tokens:
+        name, separator, value = each.partition("=")
+        label, colon, header = name.partition(":")
+        if not separator or not value or not _LABEL.fullmatch(label):
+            return "must be LABEL=TOKEN or LABEL:HEADER=VALUE"
+        if (colon and not _HEADER.fullmatch(header)) or _check_key(value):
+            return f"has a value that no HTTP header can carry ({label})"
+    return None
+
+
+def _check_mcp_hosts(hosts: tuple[str, ...]) -> str | None:
+    for each in hosts:
+        try:
+            parts = urlsplit(f"//{each}")
+            wrong = (
+                not each.isascii()
+                or not each.isprintable()
+                or parts.netloc != each
+                or "@" in each
+                or not parts.hostname
+                or parts.port == 0
+            )
+        except ValueError:
+            wrong = True
+        if wrong:
+            return f"must be names of hosts, with or without a port, or public, not {each!r}"
+    return None
+
+
+def _check_search_server(name: str) -> str | None:
+    label = (name or "label").partition("/")[0]
+    return None if _LABEL.fullmatch(label) else "must be the label of an MCP server, or LABEL/TOOL"
 
 
 def _check_path(path: str | None) -> str | None:
@@ -428,6 +500,139 @@ class Config:
         unit="seconds",
         help="how long a client may take nothing of what it is sent",
     )
+    mcp_servers: tuple[str, ...] = setting(
+        (),
+        "--mcp-server",
+        group=TOOLS,
+        unit="label=url",
+        secret=True,
+        repeatable=True,
+        parse=parse_lines,
+        check=_check_mcp_servers,
+        help="an MCP server whose tools requests may use by its label; may be given again",
+        more="A variable or a file has several, separated by commas or line breaks. Needs the extra `mcp`.",
+    )
+    mcp_tokens: tuple[str, ...] = setting(
+        (),
+        "--mcp-token",
+        group=TOOLS,
+        unit="label=token",
+        secret=True,
+        repeatable=True,
+        parse=parse_lines,
+        check=_check_mcp_tokens,
+        help="the bearer token of an MCP server, or with LABEL:HEADER=VALUE a header",
+        more="It is sent to that server only. A flag shows in the process list: prefer a variable or a file.",
+    )
+    mcp_allow_hosts: tuple[str, ...] = setting(
+        (),
+        "--mcp-allow-host",
+        group=TOOLS,
+        unit="host[:port]",
+        repeatable=True,
+        parse=parse_names,
+        check=_check_mcp_hosts,
+        help="a host on which requests may name MCP servers of their own; may be given again",
+        more="`public` is every host whose addresses are all public. A host without a port stands for the "
+        "scheme's own. Unless some are allowed, a request can't send the gateway anywhere.",
+    )
+    web_search_server: str = setting(
+        "",
+        "--web-search-server",
+        group=TOOLS,
+        unit="label[/tool]",
+        check=_check_search_server,
+        help="the MCP server that runs the tool web_search",
+        more="Without a tool's name, its first tool is taken whose name holds `search`.",
+    )
+    mcp_list_timeout: float = setting(
+        10.0,
+        "--mcp-list-timeout",
+        group=TOOLS,
+        above=0,
+        unit="seconds",
+        help="how long connecting to an MCP server and listing its tools may take",
+    )
+    mcp_call_timeout: float = setting(
+        60.0,
+        "--mcp-call-timeout",
+        group=TOOLS,
+        above=0,
+        unit="seconds",
+        help="how long one call of a tool may take",
+        more="The model is told that the tool did not answer.",
+    )
+    mcp_list_age: float = setting(
+        300.0,
+        "--mcp-list-age",
+        group=TOOLS,
+        at_least=0,
+        unit="seconds",
+        help="how long the list of a server's tools is used again",
+        more="A list that is in the history is used whatever its age.",
+    )
+    max_mcp_tools: int = setting(
+        128,
+        "--max-mcp-tools",
+        group=TOOLS,
+        above=0,
+        unit="tools",
+        help="how many tools of one MCP server a request may offer",
+        more="With more, the request is refused with 424: it can choose some with `allowed_tools`.",
+    )
+    max_mcp_list_bytes: int = setting(
+        64 * 1024,
+        "--max-mcp-list-bytes",
+        group=TOOLS,
+        above=0,
+        unit="bytes",
+        help="how much the descriptions and schemas of one server's tools may take",
+        more="With more, the request is refused with 424.",
+    )
+    max_mcp_answer_bytes: int = setting(
+        4 * 1024 * 1024,
+        "--max-mcp-answer-bytes",
+        group=TOOLS,
+        above=0,
+        unit="bytes",
+        help="how much an MCP server may send in one answer",
+        more="With more, the call fails.",
+    )
+    max_tool_result_bytes: int = setting(
+        256 * 1024,
+        "--max-tool-result-bytes",
+        group=TOOLS,
+        above=0,
+        unit="bytes",
+        help="how much of one call's result the model and the client get",
+        more="The rest is cut off, with a note.",
+    )
+    max_turn_results_bytes: int = setting(
+        1024 * 1024,
+        "--max-turn-results-bytes",
+        group=TOOLS,
+        above=0,
+        unit="bytes",
+        help="how much all results of one response may take",
+        more="Then further results are cut to nothing, with a note.",
+    )
+    max_parallel_calls: int = setting(
+        8,
+        "--max-parallel-calls",
+        group=TOOLS,
+        above=0,
+        unit="calls",
+        help="how many calls of one response run at once",
+    )
+    max_tool_rounds: int = setting(
+        16,
+        "--max-tool-rounds",
+        group=TOOLS,
+        above=0,
+        unit="rounds",
+        help="how often the model is asked in one response",
+        more="The last time it is asked to call nothing.",
+    )
     strict_parameters: bool = setting(
         False,
         "--strict-parameters",
@@ -502,6 +707,15 @@ class Config:
         if "keys" in self.auth:
             # Raises, where there is no such path.
             _ = self.keys_path
+
+    def check_tools(self) -> None:
+        """Refuse what is configured for an MCP server that isn't there. Raises ConfigError."""
+        labels = {each.partition("=")[0] for each in self.mcp_servers}
+        tokens = {each.partition("=")[0].partition(":")[0] for each in self.mcp_tokens}
+        searched = {self.web_search_server.partition("/")[0]} if self.web_search_server else set()
+        for name, used in (("mcp_tokens", tokens), ("web_search_server", searched)):
+            if unknown := used - labels:
+                raise ConfigError(f"{name} is for {min(unknown)!r}, but mcp_servers has no such label")
 
     @property
     def upstream_origins(self) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default as help says it."""
-        if self.default in (None, ()):
+        if self.default in (None, (), ""):
             return "none by default"
         if isinstance(self.default, bool):
             return "on by default" if self.default else "off by default"
@@ -170,6 +170,8 @@ class Setting:
             kind = "a number"
         else:
             kind = "true or false" if self.type is bool else "a list of texts"
+        if self.secret:
+            return f"must be {kind}, not {type(value).__name__}"
         return f"must be {kind}, not {value!r}"
 
     def _out_of_bounds(self, value: Any) -> str | None:

@@ -175,6 +175,7 @@ async def test_port_in_use_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         port = upstream.url.rpartition(":")[2]
         arguments = ["serve", "--port", port, "--db-url", f"sqlite://{tmp_path / 'x.db'}"]
         await trio.to_thread.run_sync(assert_process_says, arguments, port)
+    assert os.listdir(tmp_path) == []
 
 
 async def test_database_of_a_running_gateway_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

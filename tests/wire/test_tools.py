@@ -99,9 +99,9 @@ def test_a_grammar_goes_upstream_in_words(description: str | None, nested: bool)
     assert tool["description"].endswith("start: /a+/")
 
 
-def test_the_secrets_of_a_tool_go_upstream_and_are_not_echoed() -> None:
+def test_the_secrets_of_a_tool_that_is_run_here_are_neither_sent_nor_echoed() -> None:
     call = parsed(frozenset({"mcp"}), tools=[MCP])
-    assert sent(call)["tools"] == [MCP]
+    assert sent(call)["tools"] == []
     assert echoed(call)["tools"] == [
         {
             "type": "mcp",

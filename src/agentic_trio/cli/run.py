@@ -17,12 +17,14 @@ import trio
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.server.serve import check_exposure, serve
+from agentic_trio.server.serve import bound, check_exposure, serve
 from agentic_trio.store.contract import StoreError
 from agentic_trio.telemetry.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from hypercorn.config import Sockets
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
@@ -50,7 +52,9 @@ def run_gateway(config: Config, log: RequestLog, *, local: bool) -> None:
     tune_collector()
     tune_allocator()
     try:
-        trio.run(_serve_local if local else _serve, config, log)
+        # An address that is taken must not cost a database or the start of a model first.
+        with bound(config) as sockets:
+            trio.run(_serve_local if local else _serve, config, sockets, log)
     except StoreError as error:
         raise click.ClickException(f"the database can't be used: {error}") from error
     except KeyboardInterrupt:
@@ -91,7 +95,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-async def _serve_local(config: Config, log: RequestLog) -> None:
+async def _serve_local(config: Config, sockets: Sockets, log: RequestLog) -> None:
     from agentic_trio.cli.local_model import LocalModelError, run_local_model
 
     print("Starting the local model (Gemma 3 270M on llama.cpp) ...", flush=True)
@@ -102,11 +106,11 @@ async def _serve_local(config: Config, log: RequestLog) -> None:
             raise ConfigError(str(error)) from error
         # llama.cpp closes a connection after a streamed answer without having said that it would.
         retries = max(config.upstream_retries, LOCAL_RETRIES)
-        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), log)
+        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), sockets, log)
         nursery.cancel_scope.cancel()
 
 
-async def _serve(config: Config, log: RequestLog) -> None:
+async def _serve(config: Config, sockets: Sockets, log: RequestLog) -> None:
     """Serve until SIGTERM or SIGINT has been obeyed."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with (
@@ -114,7 +118,7 @@ async def _serve(config: Config, log: RequestLog) -> None:
             open_inner_nursery() as nursery,
         ):
             told = trio.Event()
-            urls = await nursery.start(_until_served, gateway, told, nursery.cancel_scope)
+            urls = await nursery.start(_until_served, gateway, sockets, told, nursery.cancel_scope)
             servers = config.upstream_origins
             behind = f"server is {servers[0]}" if len(servers) == 1 else f"servers are {', '.join(servers)}"
             for url in urls:
@@ -124,12 +128,13 @@ async def _serve(config: Config, log: RequestLog) -> None:
 
 async def _until_served(
     gateway: Gateway,
+    sockets: Sockets,
     told: trio.Event,
     everything: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    await serve(gateway, shutdown_trigger=told.wait, task_status=task_status)
+    await serve(gateway, sockets=sockets, shutdown_trigger=told.wait, task_status=task_status)
     everything.cancel()
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentic_trio.config import Config
+    from agentic_trio.tools.mcp_servers import ToolServers
 
 JsonObject = dict[str, Any]
 
@@ -57,6 +58,7 @@ class Gateway(Embedding):
         config: what it was opened with.
         upstream: the model server, or several.
         admission: the bounds on requests and on the memory that they take.
+        hosted: the types of tools that are run here.
         authenticator: finds out who a request comes from; None where nobody has to say.
         turns: those that run, and new ones.
         seals: whether reasoning can be sealed for clients.
@@ -71,6 +73,7 @@ class Gateway(Embedding):
         self.config = services.config
         self.upstream = services.upstream
         self.admission = services.admission
+        self.hosted = services.hosted
         self.authenticator = services.authenticator
         self.turns = Registry(services, service)
         self.seals = services.sealing is not None
@@ -141,6 +144,7 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
         open_authenticator(config, time.time) as authenticator,
         open_sqlite_store(config.database_path, observe=observer.committed) as store,
         open_upstream(config) as upstream,
+        open_tools(config) as tools,
     ):
         try:
             _tell_recovered(await store.recover(crashed))
@@ -158,6 +162,7 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
             mint=mint_id,
             now=time.time,
             observer=observer,
+            tools=tools,
             authenticator=authenticator,
             sealing=sealing,
         )
@@ -173,6 +178,29 @@ def _tell_recovered(turns: int) -> None:
             turns,
             extra=event("recovered", turns=turns),
         )
+
+
+@asynccontextmanager
+async def open_tools(config: Config) -> AsyncIterator[ToolServers | None]:
+    """The MCP servers of a configuration; None without any.
+
+    Raises:
+        ConfigError: the extra that they need is not installed, or something is configured for a server that
+            isn't there.
+    """
+    config.check_tools()
+    if not config.mcp_servers and not config.mcp_allow_hosts:
+        yield None
+        return
+    try:
+        # What it imports takes half a second, and is an extra.
+        from agentic_trio.tools.mcp_servers import open_tool_servers
+    except ImportError as error:
+        raise ConfigError(
+            f"mcp_servers and mcp_allow_hosts need the extra 'mcp', which is not installed ({error.name})"
+        ) from error
+    async with open_tool_servers(config) as tools:
+        yield tools
 
 
 @asynccontextmanager

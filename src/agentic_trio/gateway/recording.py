@@ -12,7 +12,7 @@ from agentic_trio.errors import GatewayError, ServiceUnavailable
 from agentic_trio.gateway.items import stored_items
 from agentic_trio.gateway.rehydration import Context
 from agentic_trio.store.contract import Announcement, Ending, Item, StoreError
-from agentic_trio.wire.items import opened_calls
+from agentic_trio.wire.items import CALLS, decode_kind, opened_calls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,7 @@ class Recording:
         created_at: Unix seconds.
         context: what the turn continues, once that is known.
         row: what the store holds.
+        marked: whether a tool may have run.
 
     Args:
         figures: the turn's, whose owner it is.
@@ -69,6 +70,7 @@ class Recording:
         self.created_at = int(services.now())
         self.context = Context()
         self.row = Row.NONE
+        self.marked = False
         self._call = call
         self._services = services
         self._figures = figures
@@ -88,7 +90,40 @@ class Recording:
         call = self._call
         if not call.store or not (call.stream or call.background) or self.row is not Row.NONE:
             return
-        announcement = Announcement(
+        self.row = Row.UNSURE
+        try:
+            await self._services.store.announce(self._announcement(response))
+        except Exception:
+            # A write that failed has left nothing; only a cancelled one may be on disk.
+            self.row = Row.NONE
+            raise
+        self.row = Row.ANNOUNCED
+
+    async def mark(self, response: Accumulator, output: Sequence[Item]) -> None:
+        """Put on disk that tools are about to be called, and what has been made so far.
+
+        If the process dies after this, the response is found as failed, with ``output``. A turn that is
+        not stored leaves no mark.
+
+        Raises:
+            StoreError: it could not be written, so nothing may be called.
+
+        Cancellation: it may be on disk or not; nothing may be called.
+        """
+        if not self._call.store:
+            return
+        if self.row is Row.NONE:
+            self.row = Row.UNSURE
+        await self._services.store.announce(self._announcement(response, output))
+        if self.row is Row.UNSURE:
+            self.row = Row.ANNOUNCED
+        self.marked = True
+
+    def _announcement(self, response: Accumulator, output: Sequence[Item] = ()) -> Announcement:
+        call = self._call
+        made = (decode_kind(item.data) for item in output if not item.partial)
+        opened = frozenset(kind.call_id for kind in made if kind.type in CALLS and kind.call_id is not None)
+        return Announcement(
             owner=self.owner,
             id=self.id,
             created_at=self.created_at,
@@ -96,20 +131,13 @@ class Recording:
             base=self.context.history.base,
             conversation=call.conversation,
             input=stored_items(self.context.input),
-            open_calls=self.context.open_calls,
+            open_calls=self.context.open_calls | opened,
             body=response.snapshot.body(),
             fingerprint=self.key and self.key.fingerprint,
             key=self.key and self.key.digest,
+            output=output,
             figures=self._figures,
         )
-        self.row = Row.UNSURE
-        try:
-            await self._services.store.announce(announcement)
-        except Exception:
-            # A write that failed has left nothing; only a cancelled one may be on disk.
-            self.row = Row.NONE
-            raise
-        self.row = Row.ANNOUNCED
 
     async def end(self, response: Accumulator, log: EventLog) -> GatewayError | None:
         """Commit how the turn ended, and only then append its last events to the log.

@@ -9,6 +9,7 @@ import trio
 
 from agentic_trio.errors import ServiceUnavailable
 from agentic_trio.gateway.admission import TooManyRequests
+from agentic_trio.gateway.rounds import ToolTurn
 from agentic_trio.gateway.turn import Turn
 from agentic_trio.wire.create_response import parse_create_response, parse_steps
 
@@ -72,15 +73,16 @@ class Registry:
                     "Too many background responses are waiting. Please retry later.", "background"
                 )
             ticket.give_slot_back()
-        return Turn(call, context, services, ticket.pop_all(), key=key)
+        kind = ToolTurn if call.runs_tools else Turn
+        return kind(call, context, services, ticket.pop_all(), key=key)
 
     async def _parse(self, body: bytes) -> CreateResponse:
         """Parse a body; a large one in slices, between which other tasks get their turn."""
         mint, strict = self._services.mint, self._services.config.strict_parameters
-        seals = self._services.sealing is not None
+        seals, hosted = self._services.sealing is not None, self._services.hosted
         if len(body) < LARGE_BODY:
-            return parse_create_response(body, mint, strict=strict, seals=seals)
-        steps = parse_steps(body, mint, strict=strict, seals=seals)
+            return parse_create_response(body, mint, strict=strict, hosted=hosted, seals=seals)
+        steps = parse_steps(body, mint, strict=strict, hosted=hosted, seals=seals)
         began = time.perf_counter()
         while True:
             try:

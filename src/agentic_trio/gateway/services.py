@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.locks import Locks
     from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Store
+    from agentic_trio.tools.mcp_servers import ToolServers
     from agentic_trio.upstream.servers import ModelServers
     from agentic_trio.wire.ids import MintId
     from agentic_trio.wire.sealing import Seal, Sealing
@@ -38,6 +39,7 @@ class Services:
         background: how many background turns may run at once.
         mint: makes ids.
         now: Unix time in seconds.
+        tools: the MCP servers that requests may use; None if there are none.
         clock: seconds from any beginning, for the figures of turns.
         observer: what operators see.
         authenticator: finds out who a request comes from; None where nobody has to say.
@@ -56,8 +58,14 @@ class Services:
     clock: Callable[[], float] = perf_counter
     observer: Observer = field(default_factory=Observer)
     authenticator: Authenticator | None = None
+    tools: ToolServers | None = None
     sealing: Sealing | None = None
 
     def seal_of(self, owner: str) -> Seal | None:
         """What seals and opens an owner's values; None where that can't be done."""
         return None if self.sealing is None else self.sealing.of(owner)
+
+    @property
+    def hosted(self) -> frozenset[str]:
+        """The types of tools that are run here."""
+        return frozenset() if self.tools is None else self.tools.types

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound, ServiceUnavailable
 from agentic_trio.gateway.idempotency import key_in_use
 from agentic_trio.store.contract import (
+    ApprovalSpent,
     HistoryTooLarge,
     ItemAlreadyInConversation,
     KeyInUse,
@@ -70,12 +71,22 @@ def _cannot_delete(_: NotEnded) -> GatewayError:
     return InvalidRequest("Cannot delete an in-flight response.")
 
 
+def _approval_spent(refusal: ApprovalSpent) -> GatewayError:
+    return InvalidRequest(
+        f"The approval request '{shortened(refusal.id)}' has been answered before. "
+        "Its call is not made a second time.",
+        code="approval_already_used",
+        param="input",
+    )
+
+
 REFUSALS: Translations = {
     Missing: _not_found,
     NotEnded: _cannot_delete,
     KeyInUse: lambda _: key_in_use(),
     ItemAlreadyInConversation: lambda _: item_already_in_conversation("items"),
     ThreadFull: _thread_full,
+    ApprovalSpent: _approval_spent,
 }
 """Where a resource is read or changed. Of these, only a deletion needs a response that has ended."""
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
     from agentic_trio.upstream.answer import Answer
+    from agentic_trio.wire.bodies import Members
     from agentic_trio.wire.create_response import CreateResponse
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Turn:
     how far it came                               row
     ============================================  ==========================
     its id was told                               one, however it ended
+    a tool was called                             one: it may have run
     failed, and its request has a key             none: a retry runs again
     the model server accepted it                  one: the model has worked
     cancelled while the model server was called   one: the model may have
@@ -74,6 +76,8 @@ class Turn:
         recording: its row.
         figures: what it knows of itself.
     """
+
+    accumulator = Accumulator
 
     def __init__(
         self,
@@ -97,7 +101,7 @@ class Turn:
         # The events that repeat the request come before any reader has had its turn.
         self.log = EventLog(MAX_LOG_BYTES + LIFECYCLE_EVENTS * len(snapshot.echo))
         self._seal = services.seal_of(context.owner)
-        self._response = Accumulator(
+        self._response = self.accumulator(
             snapshot, services.mint, services.now, self._seal if call.seals else None
         )
         self._context = context
@@ -230,33 +234,40 @@ class Turn:
 
     async def _call_upstream(self) -> None:
         """Call the model server, again if that was asked for and nothing has been generated."""
+        self._scope.deadline = trio.current_time() + self._services.config.turn_timeout
+        await self._generate(self.recording.context.items())
+
+    async def _generate(self, items: Sequence[bytes], changed: Members | None = None) -> None:
+        """Get one answer of the model server. ``changed``: members that differ from the request's."""
         config = self._services.config
-        self._scope.deadline = trio.current_time() + config.turn_timeout
-        self._progress = Call.MADE
-        self.figures.called = self.figures.clock()
-        items = self.recording.context.items()
+        if self._progress is Call.NOT_MADE:
+            self._progress = Call.MADE
+            self.figures.called = self.figures.clock()
         # The oldest item is the same along a thread and its forks, and its id makes it no other thread's.
         affinity = Affinity(self.call.model, items[0])
         retries = Retries(items, retries=config.upstream_retries, truncates=self.call.truncates)
         while True:
+            accepted = False
             try:
-                async with self._ask(retries.items, affinity) as answer:
-                    self._progress = Call.ACCEPTED
-                    self.figures.head = self.figures.clock()
+                async with self._ask(retries.items, affinity, changed) as answer:
+                    accepted, self._progress = True, Call.ACCEPTED
+                    self.figures.head = self.figures.head or self.figures.clock()
                     await self._follow(answer)
                     if answer.server is not None:
                         answer.server.used(self._response.snapshot.usage)
                     return
             except UpstreamError as error:
-                if self._progress is Call.ACCEPTED:
+                if accepted:
                     raise
                 await retries.after(error)
                 self.figures.retries += 1
 
-    def _ask(self, items: Sequence[bytes], affinity: Affinity) -> AbstractAsyncContextManager[Answer]:
+    def _ask(
+        self, items: Sequence[bytes], affinity: Affinity, changed: Members | None
+    ) -> AbstractAsyncContextManager[Answer]:
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
-            self.call.upstream_body(items, stream=self.call.stream, seal=self._seal),
+            self.call.upstream_body(items, stream=self.call.stream, seal=self._seal, changed=changed),
             self._context,
             self._announce,
             affinity,
@@ -289,13 +300,13 @@ class Turn:
     async def _follow_stream(self, answer: Answer) -> None:
         with trio.CancelScope() as lingering:
             async for chunk in answer.chunks:
-                if self._response.ended:
+                if self._response.followed:
                     continue
                 if not self.figures.first:
                     self.figures.first = self.figures.clock()
                 self._ticket.charge(len(chunk))
                 self._log(self._response.receive(chunk))
-                if self._response.ended:
+                if self._response.followed:
                     self.figures.answered = self.figures.clock()
                     lingering.deadline = trio.current_time() + LINGER
         self._log(self._response.end_of_stream())
@@ -351,6 +362,9 @@ class Turn:
         """See the table above. A refused request is no turn."""
         if not self.call.store or self.announced:
             return self.call.store
+        if self.recording.marked:
+            # A tool may have run. A retry with the same key finds this, and runs nothing again.
+            return True
         if self.recording.key is not None and self._error is not None:
             # The client got an error at most. A retry with the same key must run again, so leave no row
             # for it to find.

@@ -28,10 +28,15 @@ async def open_inner_nursery() -> AsyncIterator[trio.Nursery]:
                 raise
     except BaseExceptionGroup as group:
         # A cancelled nursery splits its group, so that a group of the caller's own is a copy in it.
-        if error is None or _leaves(group) != _leaves(error):
+        if error is None or (_leaves(group) != _leaves(error) and not _only_cancelled(group)):
             raise
     if error is not None:
         raise error
+
+
+def _only_cancelled(group: BaseExceptionGroup) -> bool:
+    """Whether the tasks were cancelled with the block, and nothing else is in the group."""
+    return group.split(trio.Cancelled)[1] is None
 
 
 def _leaves(error: BaseException) -> list[int]:

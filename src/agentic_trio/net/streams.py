@@ -155,3 +155,5 @@ async def send_within(stream: Stream, data: bytes | memoryview, seconds: float) 
             await stream.send_all(view[start : start + WRITE_PIECE])
         if scope.cancelled_caught:
             raise trio.TooSlowError
+        # A peer that reads as fast as this writes would otherwise keep all other tasks waiting.
+        await stream.give_way()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,7 +17,9 @@ from agentic_trio.web.app import create_app
 from agentic_trio.web.callers import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from hypercorn.config import Sockets
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
@@ -31,6 +34,7 @@ FAREWELL = 1.0
 async def serve(
     gateway: Gateway,
     *,
+    sockets: Sockets | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -41,6 +45,7 @@ async def serve(
 
     Args:
         gateway: an open one.
+        sockets: what :func:`bound` has bound; without them the address is bound here.
         shutdown_trigger: its return starts the shutdown.
         task_status: gets the URLs that are being listened on.
 
@@ -68,10 +73,26 @@ async def serve(
             limits=ConnectionLimits(
                 max_connections=config.max_connections, write_timeout=config.write_timeout
             ),
+            sockets=sockets,
             observer=gateway.observer,
             shutdown_trigger=told_to_stop,
             task_status=task_status,
         )
+
+
+@contextmanager
+def bound(config: Config) -> Iterator[Sockets]:
+    """Bind a gateway's address before there is a gateway. Nobody can connect until it is served.
+
+    Raises:
+        OSError: the address can't be bound.
+    """
+    sockets = hypercorn_config(config).create_sockets()
+    try:
+        yield sockets
+    finally:
+        for each in sockets.insecure_sockets:
+            each.close()
 
 
 def check_exposure(config: Config, *, authenticates: bool) -> None:

@@ -88,6 +88,18 @@ class KeyInUse(StoreRefusal):
         self.id = id
 
 
+class ApprovalSpent(StoreRefusal):
+    """A call was approved that has been answered before.
+
+    Attributes:
+        id: the id of the approval request.
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One item of a thread.
@@ -138,6 +150,8 @@ class Announcement:
         fingerprint: tells a repeat of the request from another request; None if it has no key.
         key: what ``keyed`` finds it by: a digest of its idempotency key and of whatever else a repeat must
             have in common with it, such as the credentials. None if it can't be repeated.
+        output: what the turn has made so far, as it is to be found if the process dies: calls of tools that
+            are under way have been interrupted there.
         figures: what the turn knows of itself by now.
     """
 
@@ -152,6 +166,7 @@ class Announcement:
     body: bytes
     fingerprint: bytes | None = None
     key: bytes | None = None
+    output: Sequence[Item] = ()
     figures: Figures | None = None
 
 
@@ -292,6 +307,13 @@ class Store(Protocol):
     async def withdraw(self, owner: str, response: str) -> None:
         """Forget an announced response. One that has ended, or is unknown, is left alone."""
 
+    async def spend(self, owner: str, approvals: Sequence[str]) -> None:
+        """Record that the calls which these approval requests ask for are about to be made, once for all.
+
+        Raises:
+            ApprovalSpent: that was recorded for one of them before. Then none is recorded now.
+        """
+
     async def response(self, owner: str, id: str) -> StoredResponse:
         """Read a response. While it is under way it has no output. Raises Missing."""
 
@@ -402,9 +424,9 @@ class Store(Protocol):
         """Record as ``failed`` every response that a dead process left under way; returns how many.
 
         Called once, before the first turn. ``end`` turns an announced body into the failed one. The
-        input is kept, as that of any failed turn, unless its row is damaged or its history is full or
-        gone: the response then ends where its history did. If ``end`` raises for a body, it is called
-        again with one that holds only ``id``, ``object`` and ``created_at``.
+        announced input and output are kept, as those of any failed turn, unless its row is damaged or its
+        history is full or gone: the response then ends where its history did. If ``end`` raises for a body,
+        it is called again with one that holds only ``id``, ``object`` and ``created_at``.
         """
 
     async def fail(self, owner: str, id: str, end: Callable[[bytes], bytes]) -> None:

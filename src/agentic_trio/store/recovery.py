@@ -9,7 +9,7 @@ import msgspec
 
 from agentic_trio.store.contract import Ending
 from agentic_trio.store.failures import attempt
-from agentic_trio.store.responses import end, load_items, place_of
+from agentic_trio.store.responses import end, load_items, load_made, place_of
 from agentic_trio.store.threads import CHAIN, load_calls, new_thread
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Announced(NamedTuple):
     """The id of the conversation, which may be gone."""
     open: bytes | None
     pending: bytes
+    made: bytes | None
     body: bytes
     fingerprint: bytes | None
     idempotency_key: bytes | None
@@ -39,7 +40,7 @@ class Announced(NamedTuple):
 
 _ANNOUNCED = """
     SELECT key, response.owner, response.id, response.created_at, response.thread, base,
-        conversation.id AS name, response.open, pending, body, fingerprint, idempotency_key
+        conversation.id AS name, response.open, pending, made, body, fingerprint, idempotency_key
     FROM response LEFT JOIN conversation ON conversation.thread = response.conversation
     WHERE pending IS NOT NULL
 """
@@ -62,7 +63,7 @@ def fail(connection: sqlite3.Connection, owner: str, id: str, failed: Callable[[
 
 
 def _fail(connection: sqlite3.Connection, row: Announced, failed: Callable[[bytes], bytes]) -> None:
-    """End an announced response as failed: with its input, or without it if that can't be."""
+    """End an announced response as failed: with its input and output, or without them if that can't be."""
     error = attempt(connection, lambda: _fail_whole(connection, row, failed))
     if error is not None:
         logger.error("turn %s failed, and its input is lost", row.id.decode(errors="replace"), exc_info=error)
@@ -78,7 +79,7 @@ def _fail_whole(connection: sqlite3.Connection, row: Announced, failed: Callable
         base=place_of(row.thread, row.base),
         conversation=None if row.name is None else row.name.decode(),
         input=load_items(row.pending),
-        output=(),
+        output=load_made(row.made),
         open_calls=load_calls(row.open),
         body=failed(row.body),
         fingerprint=row.fingerprint,
@@ -90,7 +91,7 @@ def _fail_whole(connection: sqlite3.Connection, row: Announced, failed: Callable
 _FAIL_ALONE = """
     UPDATE response
     SET thread = :thread, base = :position, first = :position + 1, last = :position,
-        status = 'failed', open = NULL, pending = NULL, body = CAST(:body AS TEXT)
+        status = 'failed', open = NULL, pending = NULL, made = NULL, body = CAST(:body AS TEXT)
     WHERE key = :key
 """
 

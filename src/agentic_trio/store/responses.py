@@ -11,6 +11,7 @@ from agentic_trio.store import conversations, erasure
 from agentic_trio.store.contract import (
     APPENDING,
     Announcement,
+    ApprovalSpent,
     Ending,
     History,
     Item,
@@ -48,6 +49,7 @@ _FIGURES = StoredFigures.__struct_fields__
 _NO_FIGURES = dict.fromkeys(_FIGURES)
 
 _pending = msgspec.json.Decoder(list[tuple[str, bool, msgspec.Raw]])
+_made = msgspec.json.Decoder(list[tuple[str, bool, msgspec.Raw, bool]])
 
 
 class Found(NamedTuple):
@@ -186,11 +188,12 @@ _RECORDED = (
     "created_at",
     "open",
     "pending",
+    "made",
     "body",
     "fingerprint",
     "idempotency_key",
 )
-_TEXTS = frozenset({"pending", "body"})
+_TEXTS = frozenset({"pending", "made", "body"})
 """Given as bytes, and stored as text."""
 
 _RECORD = f"""
@@ -226,6 +229,7 @@ def announce(connection: sqlite3.Connection, announcement: Announcement) -> None
         "last": None,
         "conversation": conversation,
         "pending": _dump_items(announcement.input),
+        "made": _dump_made(announcement.output),
         "idempotency_key": announcement.key,
     }
     connection.execute(_RECORD, _values(announcement) | places)
@@ -302,6 +306,7 @@ def _record(connection: sqlite3.Connection, ending: Ending, head: Place, convers
         "last": head.position,
         "conversation": conversation,
         "pending": None,
+        "made": None,
         "idempotency_key": ending.key if _other_holder(connection, ending) is None else None,
     }
     connection.execute(_RECORD, _values(ending) | places)
@@ -365,6 +370,28 @@ def _delete(connection: sqlite3.Connection, owner: str, id: str, end: Place | No
 def _dump_items(items: Sequence[Item]) -> bytes:
     parts = [msgspec.json.encode((item.id, item.issued, msgspec.Raw(item.data))) for item in items]
     return b"[" + b",".join(parts) + b"]"
+
+
+def _dump_made(items: Sequence[Item]) -> bytes | None:
+    parts = [
+        msgspec.json.encode((item.id, item.issued, msgspec.Raw(item.data), item.partial)) for item in items
+    ]
+    return b"[" + b",".join(parts) + b"]" if parts else None
+
+
+def load_made(text: bytes | None) -> list[Item]:
+    """The output that a turn had made when it was last announced."""
+    return [
+        Item(id, bytes(data), issued, partial) for id, issued, data, partial in _made.decode(text or b"[]")
+    ]
+
+
+def spend(connection: sqlite3.Connection, owner: str, approvals: Sequence[str]) -> None:
+    """See ``Store.spend``."""
+    statement = "INSERT INTO approval (owner, id) VALUES (:owner, :id) ON CONFLICT DO NOTHING"
+    for id in approvals:
+        if connection.execute(statement, {"owner": owner, "id": id}).rowcount == 0:
+            raise ApprovalSpent(id)
 
 
 def load_items(text: bytes | None) -> list[Item]:

@@ -124,6 +124,14 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "PRAGMA user_version = 2",
     ),
     (
+        "ALTER TABLE response ADD COLUMN made TEXT",
+        """
+        CREATE TABLE approval (
+            owner TEXT NOT NULL,
+            id TEXT NOT NULL,
+            PRIMARY KEY (owner, id)
+        ) STRICT, WITHOUT ROWID
+        """,
         "ALTER TABLE response ADD COLUMN request_id TEXT",
         "ALTER TABLE response ADD COLUMN route TEXT",
         "ALTER TABLE response ADD COLUMN model TEXT",

@@ -147,6 +147,9 @@ class SqliteStore:
     async def withdraw(self, owner: str, response: str) -> None:
         await self.writer.write(lambda db: responses.withdraw(db, owner, response), durable=False)
 
+    async def spend(self, owner: str, approvals: Sequence[str]) -> None:
+        await self.writer.write(lambda db: responses.spend(db, owner, approvals))
+
     async def response(self, owner: str, id: str) -> StoredResponse:
         return await self._read(responses.response, owner, id)
 

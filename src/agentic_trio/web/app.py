@@ -8,7 +8,7 @@ from quart import request
 from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
-from agentic_trio.web import conversations, exposition, health, openapi, relay, responses
+from agentic_trio.web import conversations, docs, exposition, health, openapi, relay, responses
 from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
 from agentic_trio.web.websocket import NoWebSocket
@@ -40,6 +40,7 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
         health.routes,
         openapi.routes,
         exposition.routes,
+        docs.routes,
     ):
         app.register_blueprint(routes)
         app.direct |= routes.direct

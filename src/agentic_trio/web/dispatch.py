@@ -252,9 +252,24 @@ async def refuse(request: RequestScope, error: Exception) -> Reply:
     return reply
 
 
+UNSERVED = re.compile(
+    r"/v1/(assistants|audio|batches|chat/completions|chatkit|containers|evals|files|fine_tuning|images"
+    r"|moderations|organization|prompts|realtime|responses|skills|threads|uploads|vector_stores|videos)(/|$)"
+)
+"""Paths of OpenAI's API that lead to nothing here, or not to all that they lead to there."""
+
+
+def unknown_url(request: RequestScope) -> NotFound:
+    """A path that is not served. Clients tell from the code that it isn't an id that is unknown."""
+    message = f"Invalid URL ({request.where})"
+    if UNSERVED.match(request.scope["path"]):
+        message += ". It is not served by this gateway: see /openapi.json."
+    return NotFound(message, code="unknown_url")
+
+
 def _routing_error(request: RequestScope, error: HTTPException) -> GatewayError:
     if error.code == 404:
-        return NotFound(f"Invalid URL ({request.where})", code="unknown_url")
+        return unknown_url(request)
     message = f"Invalid method for URL ({request.where})" if error.code == 405 else error.name
     headers = {name: value for name, value in error.get_headers() if name.lower() == "allow"}
     return InvalidRequest(message, status=error.code or 500, headers=headers)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentic_trio.errors import NotFound
 from agentic_trio.gateway.idempotency import IdempotencyKey
 from agentic_trio.web.access import response_id
-from agentic_trio.web.dispatch import Routes
+from agentic_trio.web.dispatch import Routes, unknown_url
 from agentic_trio.web.queries import (
     boolean_argument,
     check_lists_are_served,
@@ -24,6 +23,7 @@ from agentic_trio.wire.create_response import route
 from agentic_trio.wire.sealed_items import INCLUDED
 
 if TYPE_CHECKING:
+    from agentic_trio.gateway.gateway import Gateway
     from agentic_trio.gateway.turn import Turn
     from agentic_trio.web.scope import RequestScope
     from agentic_trio.wire.create_response import Routing
@@ -46,8 +46,7 @@ async def create_response(request: RequestScope) -> Reply:
     outlives = _outlives(request)
     body = await request.body()
     request.ticket.take_slot()
-    routing = route(body)
-    if routing.relayed and not (gateway.seals and routing.asks_for_sealed_reasoning):
+    if _is_relayed(gateway, body):
         return await relay(request, "/v1/responses", body)
     if name := request.header(b"idempotency-key"):
         begun = await _once(request, body, name)
@@ -56,6 +55,13 @@ async def create_response(request: RequestScope) -> Reply:
     # What was made of the body is as large as itself: held beside it, each request would take twice as much.
     del body
     return begun if isinstance(begun, Reply) else await _follow(request, begun, outlives=outlives)
+
+
+def _is_relayed(gateway: Gateway, body: bytes) -> bool:
+    """Whether the client gets the model server's own answer: nothing is stored, sealed or run here."""
+    routing = route(body)
+    sealed = gateway.seals and routing.asks_for_sealed_reasoning
+    return routing.relayed and not sealed and not routing.offers(gateway.hosted)
 
 
 async def _follow(request: RequestScope, turn: Turn, *, outlives: bool) -> Reply:
@@ -190,4 +196,4 @@ async def list_input_items(request: RequestScope, id: str) -> Reply:
 async def refuse_unserved(request: RequestScope) -> Reply:
     """OpenAI's endpoints that are not served here. Without this they would be a response's id, and 405;
     clients that can do without them look for 404."""
-    raise NotFound(f"Invalid URL ({request.where})", code="unknown_url")
+    raise unknown_url(request)

@@ -84,6 +84,7 @@ class Accumulator:
     Attributes:
         snapshot: the Response object, without its output.
         items: the output items, in order.
+        followed: whether the upstream's answer has said all that it has to say.
         ended: whether it is settled how the response ended.
     """
 
@@ -91,14 +92,18 @@ class Accumulator:
         self, snapshot: Snapshot, mint: MintId, now: Callable[[], float], seal: Seal | None = None
     ) -> None:
         self.snapshot = snapshot
+        self.followed = False
         self.ended = False
         self._mint = mint
         self._now = now
         self._decoder = sse.Decoder()
         self._seal = seal
-        self._output = OutputEvents(mint, MAX_OUTPUT_BYTES, seal)
+        self._output = self._events_of(mint, seal)
         self.items = self._output.items
         self._error: GatewayError | None = None
+
+    def _events_of(self, mint: MintId, seal: Seal | None) -> OutputEvents:
+        return OutputEvents(mint, MAX_OUTPUT_BYTES, seal)
 
     def queue(self) -> list[bytes]:
         """Return the opening events of a turn that has to wait before it runs."""
@@ -133,7 +138,7 @@ class Accumulator:
             answer = decode_upstream(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamError("The model server sent something that is not a response.") from None
-        output = _whole_output(answer)
+        output = whole_output(answer)
         whole = self._ending("response.completed", answer) == "completed"
         for upstream_item in output:
             if isinstance(upstream_item, dict):
@@ -149,9 +154,9 @@ class Accumulator:
     def end_of_stream(self) -> list[bytes]:
         """Take the end of the upstream's stream. Without a terminal event before it, the response failed."""
         events: list[bytes] = []
-        if not self.ended:
+        if not self.followed:
             events = self._events(self._decoder.end())
-        if not self.ended:
+        if not self.followed:
             self.fail(UpstreamError("The model server broke off before the response was complete."))
         return events
 
@@ -168,17 +173,14 @@ class Accumulator:
         self._end("cancelled", error)
 
     def _end(self, status: str, error: GatewayError | None) -> None:
-        self.ended = True
+        self.followed = self.ended = True
         self.snapshot.status = status
         self.snapshot.completed_at = None
         self.snapshot.incomplete_details = None
         self._error = error
         if error is not None:
             self.snapshot.error = {"code": _response_code(error), "message": error.message}
-        for item in self.items:
-            if item.final is None:
-                item.cut = True
-                item.finish(item.so_far("incomplete"))
+        self._output.cut_off()
 
     def output(self) -> list[bytes]:
         """Return the JSON texts of the output items, in order. Items that were cut off are among them."""
@@ -215,7 +217,7 @@ class Accumulator:
 
     def _events(self, blocks: Iterable[sse.Block]) -> list[bytes]:
         for block in blocks:
-            if self.ended or block.data == b"[DONE]":
+            if self.followed or block.data == b"[DONE]":
                 break
             try:
                 self._take(block)
@@ -243,7 +245,7 @@ class Accumulator:
         else:
             self._output.left -= len(block.data)
             self._step(event, members or decode_upstream(block.data))
-        if self._output.left < 0 and not self.ended:
+        if self._output.left < 0 and not self.followed:
             raise UpstreamError("The model server's answer is too large.")
 
     def _step(self, event: Event, members: JsonObject) -> None:
@@ -277,7 +279,7 @@ class Accumulator:
             self.fail(reported_error(answer))
             snapshot.incomplete_details = {"reason": reason} if reason else None
             return
-        self.ended = True
+        self.followed = self.ended = True
         snapshot.status = status
         if status == "completed":
             snapshot.completed_at = int(self._now())
@@ -299,8 +301,12 @@ def not_a_stream(body: bytes) -> UpstreamError:
     return UpstreamError("The model server did not answer with an event stream.")
 
 
-def _whole_output(answer: JsonObject) -> list[object]:
-    """The items of an answer that was not streamed. Raises UpstreamError if it has none or too many."""
+def whole_output(answer: JsonObject) -> list[object]:
+    """Return the items of an answer that was not streamed.
+
+    Raises:
+        UpstreamError: it has none, or too many.
+    """
     status, output = answer.get("status"), answer.get("output")
     ended = isinstance(status, str) and status in TERMINAL
     if not ended and reports_error(answer):

@@ -6,6 +6,7 @@ request and into the Response object. Only members that the gateway depends on a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
 from agentic_trio.wire.bodies import bounded, decode_value, invalid_json, members_of, split_list
 from agentic_trio.wire.dialect import JsonObject, encode
+from agentic_trio.wire.hosting import McpTool, parse_mcp_tools
 from agentic_trio.wire.items import (
     MAX_INPUT_ITEMS,
     InputItem,
@@ -24,7 +26,7 @@ from agentic_trio.wire.items import (
 )
 from agentic_trio.wire.rendering import REFUSED, rendered_context
 from agentic_trio.wire.sealed_items import INCLUDED
-from agentic_trio.wire.tools import refuse_unhosted, sent_tools, shown_tools
+from agentic_trio.wire.tools import hosted_type, refuse_unhosted, sent_tools, shown_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -162,6 +164,16 @@ class Routing(msgspec.Struct, gc=False):
         """Whether it may ask for what only a gateway that seals can answer."""
         return INCLUDED.encode() in bytes(self.include)
 
+    def offers(self, hosted: Collection[str]) -> bool:
+        """Whether it offers a tool of one of the types that are run here."""
+        if not hosted or not self.tools:
+            return False
+        try:
+            types = _decode_types(self.tools)
+        except (msgspec.DecodeError, RecursionError):
+            return False
+        return any(hosted_type(each.type) in hosted for each in types if isinstance(each.type, str))
+
     @property
     def relayed(self) -> bool:
         """Whether the client gets the upstream's own answer, byte for byte, if nothing need be sealed.
@@ -175,12 +187,21 @@ class Routing(msgspec.Struct, gc=False):
             and self.conversation_id is None
             and self.background is not True
             and self.context_management is None
-            and b'"grammar"' not in bytes(self.tools)
+            and not _GRAMMAR.search(bytes(self.tools))
             and not needs_gateway(bytes(self.input), REFUSED)
         )
 
 
+_GRAMMAR = re.compile(rb'"grammar"|\\u00')
+"""A tool's grammar, or a letter spelt so that it might be one. A false alarm costs little."""
+
+
+class _Typed(msgspec.Struct, gc=False):
+    type: Any = None
+
+
 _decode_routing = msgspec.json.Decoder(Routing).decode
+_decode_types = msgspec.json.Decoder(list[_Typed]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +215,9 @@ class CreateResponse:
         input: the new items. References are not resolved yet.
         conversation: the id, from ``conversation`` or ``conversation_id``.
         store: whether the turn is stored.
+        servers: the MCP servers whose tools are run here.
+        searches: whether it offers a web search that is run here.
+        answers: whether its input says whether a call may be made.
         seals: whether reasoning is to be sealed for the client.
     """
 
@@ -208,6 +232,20 @@ class CreateResponse:
     truncates: bool
     previous_response_id: str | None
     conversation: str | None
+    servers: Sequence[McpTool] = ()
+    searches: bool = False
+    answers: bool = False
+
+    @property
+    def runs_tools(self) -> bool:
+        """Whether the gateway may have to run some of its tools."""
+        return bool(self.servers) or self.searches or self.answers
+
+    def value(self, name: str) -> Any:
+        """A member, decoded; None if it is absent."""
+        text = self.members.get(name)
+        return None if text is None else decode_value(text)
+
     seals: bool = False
 
     def echo(self) -> bytes:
@@ -222,12 +260,20 @@ class CreateResponse:
         id = encode(self.conversation)
         return b'%b,"conversation":{"id":%b},"conversation_id":%b' % (echo, id, id)
 
-    def upstream_body(self, items: Sequence[bytes], *, stream: bool, seal: Seal | None = None) -> bytes:
+    def upstream_body(
+        self,
+        items: Sequence[bytes],
+        *,
+        stream: bool,
+        seal: Seal | None = None,
+        changed: Members | None = None,
+    ) -> bytes:
         """Return the stateless request for the upstream, with the whole context as its input.
 
         Args:
             items: the history's items, then the new ones.
             stream: whether to ask for a stream.
+            changed: members with other values than the request's; one that is empty is left out.
             seal: opens what the context holds sealed.
 
         Raises:
@@ -236,7 +282,7 @@ class CreateResponse:
         context = rendered_context(items, seal)
         rest = b"".join(
             b'"%b":%b,' % (encode(name)[1:-1], value)
-            for name, value in (self.members | self.rewritten).items()
+            for name, value in (self.members | self.rewritten | (changed or {})).items()
             if value and name not in OURS
         )
         return b'{%b"input":[%b],"store":false,"stream":%b}' % (
@@ -339,7 +385,7 @@ def parse_steps(
         raise nothing_to_answer()
     return CreateResponse(
         members=members,
-        rewritten=_rewritten(values, hosted, seals=seals),
+        rewritten=_rewritten(values, seals=seals),
         shown=_shown(values),
         input=items,
         model=model,
@@ -349,8 +395,15 @@ def parse_steps(
         truncates=values.get("truncation") == "auto",
         previous_response_id=previous,
         conversation=conversation,
+        servers=parse_mcp_tools(values.get("tools", ())) if "mcp" in hosted else (),
+        answers="mcp" in hosted and any(item.type == "mcp_approval_response" for item in items),
+        searches=any(_searches(tool, hosted) for tool in values.get("tools", ())),
         seals=seals and INCLUDED in values.get("include", ()),
     )
+
+
+def _searches(tool: JsonObject, hosted: Collection[str]) -> bool:
+    return tool["type"].startswith("web_search") and hosted_type(tool["type"]) in hosted
 
 
 def _checked(members: Members, hosted: Collection[str]) -> JsonObject:
@@ -391,11 +444,11 @@ def _input_items(text: bytes, mint: MintId, *, strict: bool) -> Iterator[InputIt
         yield parse_item(decode_value(value), f"input[{index}]", mint, strict=strict)
 
 
-def _rewritten(values: JsonObject, hosted: Collection[str], *, seals: bool) -> Members:
+def _rewritten(values: JsonObject, *, seals: bool) -> Members:
     """The members that go upstream in other words than the client's, or not at all."""
     rewritten: Members = {}
     tools = values.get("tools", [])
-    sent = sent_tools(tools, hosted)
+    sent = sent_tools(tools)
     if len(sent) != len(tools) or any(new is not old for new, old in zip(sent, tools, strict=True)):
         rewritten["tools"] = encode(sent)
     if seals and INCLUDED in values.get("include", ()):

@@ -43,7 +43,7 @@ from agentic_trio.wire.output_lookup import FinalLookup, ItemLookup
 from agentic_trio.wire.reconciliation import Unclaimed, family_at, match_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from agentic_trio.wire.sealing import Seal
 
@@ -168,16 +168,30 @@ class OutputEvents:
             whole: whether the response is complete; otherwise what was still open was cut off.
         """
         finals = [item for item in output if isinstance(item, dict)]
-        for index, known in enumerate(FinalLookup(self.items).match(finals)):
+        for index, known in enumerate(FinalLookup(self._current()).match(finals)):
             final = finals[index] if known is not None else self._unclaimed.rest_of(finals[index])
             if final is not None:
-                self._finish(known or self._add(dict(final), index), final, whole=whole)
-        for open_item in self.items:
+                self._finish_final(known, final, index, whole=whole)
+        for open_item in self._current():
             if open_item.final is None:
                 open_item.cut = not whole
                 for text in open_item.texts():
                     self._end_character(text)
                 self._close_item(open_item, open_item.so_far("completed" if whole else "incomplete"))
+
+    def _finish_final(self, known: OutputItem | None, final: JsonObject, index: int, *, whole: bool) -> None:
+        self._finish(known or self._add(dict(final), index), final, whole=whole)
+
+    def _current(self) -> Sequence[OutputItem]:
+        """The items that the upstream's answer is about."""
+        return self.items
+
+    def cut_off(self) -> None:
+        """Close every open item as it is: no more will come. No events are made of it."""
+        for item in self.items:
+            if item.final is None:
+                item.cut = True
+                item.finish(item.so_far("incomplete"))
 
     def _item_added(self, event: Event, item: JsonObject) -> None:
         if not self._lookup.repeated(item.get("type"), item.get("id"), event.output_index):

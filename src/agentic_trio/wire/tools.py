@@ -79,12 +79,12 @@ def refuse_unhosted(tools: Iterable[JsonObject], tool_choice: Any, hosted: Colle
         raise _unsupported(tool_choice["type"], "tool_choice.type")
 
 
-def sent_tools(tools: list[JsonObject], hosted: Collection[str] = ()) -> list[JsonObject]:
-    """Return the tools that go upstream: all but those that nobody runs.
+def sent_tools(tools: list[JsonObject]) -> list[JsonObject]:
+    """Return the tools that go upstream: all but the hosted ones, which hold secrets.
 
     A tool that needs no other words is the same object in both lists.
     """
-    return [_without_grammar(tool) for tool in tools if not _unhosted(tool, hosted)]
+    return [_without_grammar(tool) for tool in tools if not _unhosted(tool, ())]
 
 
 def _without_grammar(tool: JsonObject) -> JsonObject:
@@ -147,10 +147,16 @@ def _shown_url(value: Any) -> Any:
     return f"{scheme}{host}{port}/<redacted>"
 
 
+def hosted_type(type: str) -> str:
+    """Return the type of a tool without its version; empty for one that isn't hosted."""
+    plain = _VERSION.sub("", type)
+    return plain if plain in HOSTED else ""
+
+
 def _unhosted(tool: JsonObject, hosted: Collection[str]) -> str:
     """Return the type of a hosted tool that nobody runs, without its version; empty for other tools."""
-    type = _VERSION.sub("", tool["type"])
-    return type if type in HOSTED and type not in hosted else ""
+    type = hosted_type(tool["type"])
+    return type if type not in hosted else ""
 
 
 def _unsupported(type: str, path: str) -> InvalidRequest:

@@ -1,0 +1,107 @@
+"""The lists of tools that MCP servers offer: read within bounds, and kept for a while."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import trio
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+
+from agentic_trio.tools.results import ToolServerError
+from agentic_trio.wire.dialect import JsonObject, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mcp import Client, types
+
+MAX_LISTS = 256
+"""How many lists are kept."""
+
+MAX_LISTED_BYTES = 4 * 1024 * 1024
+"""How much all tools of one server may take, whether a request allows them or not."""
+
+MAX_PAGES = 100
+"""How many pages of tools one server may have."""
+
+MAX_TOOL_NAME_LENGTH = 256
+"""How long the name of a tool may be, in characters."""
+
+ANY_OBJECT: JsonObject = {"type": "object"}
+
+
+async def read_list(client: Client, label: str) -> list[JsonObject]:
+    """Read all tools that a server offers, as an ``mcp_list_tools`` item has them.
+
+    Raises:
+        ToolServerError: they are too many, or too large.
+
+    Cancellation: nothing has happened.
+    """
+    tools: list[JsonObject] = []
+    left, cursor = MAX_LISTED_BYTES, None
+    for _ in range(MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        for tool in page.tools:
+            listed = _listed(tool)
+            left -= len(encode(listed))
+            if left < 0:
+                raise ToolServerError(label, "The tool list is too large.")
+            tools.append(listed)
+            # Checking a schema takes about a millisecond.
+            await trio.lowlevel.checkpoint()
+        cursor = page.next_cursor
+        if not cursor:
+            return tools
+    raise ToolServerError(label, "The tool list has too many pages.")
+
+
+def _listed(tool: types.Tool) -> JsonObject:
+    listed: JsonObject = {"name": tool.name[:MAX_TOOL_NAME_LENGTH]}
+    if tool.description is not None:
+        listed["description"] = tool.description
+    listed["input_schema"] = checked_schema(tool.input_schema)
+    read_only = tool.annotations is not None and tool.annotations.read_only_hint is True
+    return {**listed, "annotations": {"read_only": read_only}}
+
+
+def checked_schema(schema: JsonObject) -> JsonObject:
+    """Return a schema of arguments; one that allows any object for what is none.
+
+    Model servers refuse a request for one bad schema, and with it all of the request's tools.
+    """
+    try:
+        Draft202012Validator.check_schema(schema)
+    except (SchemaError, RecursionError, ValueError, TypeError):
+        return ANY_OBJECT
+    # Functions take objects.
+    return schema if schema.get("type") == "object" else ANY_OBJECT
+
+
+class ListCache:
+    """Lists that were read less than ``age`` seconds ago, by server and credentials."""
+
+    def __init__(self, age: float) -> None:
+        self._age = age
+        self._lists: OrderedDict[bytes, tuple[float, Sequence[JsonObject]]] = OrderedDict()
+
+    @staticmethod
+    def key(url: str, headers: Mapping[str, str]) -> bytes:
+        """What two requests must have in common to be shown one list."""
+        return hashlib.sha256(json.dumps([url, sorted(headers.items())]).encode()).digest()
+
+    def find(self, key: bytes) -> Sequence[JsonObject] | None:
+        """A list that is young enough."""
+        until, tools = self._lists.get(key, (0.0, ()))
+        return tools if until > trio.current_time() else None
+
+    def keep(self, key: bytes, tools: Sequence[JsonObject]) -> None:
+        """Keep a list; the oldest makes room for it."""
+        self._lists[key] = (trio.current_time() + self._age, tools)
+        self._lists.move_to_end(key)
+        if len(self._lists) > MAX_LISTS:
+            self._lists.popitem(last=False)
