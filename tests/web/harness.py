@@ -20,6 +20,7 @@ from .documented import check_documented
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agentic_trio.auth.authenticator import Authenticate
     from agentic_trio.telemetry.observer import Observer
 
 Json = dict[str, Any]
@@ -87,6 +88,7 @@ async def open_world(
     *,
     llm_api_base: str | None = None,
     observer: Observer | None = None,
+    authenticate: Authenticate | None = None,
     **config: Any,
 ) -> AsyncIterator[World]:
     """A gateway with its state in memory, and a client that brings no credentials."""
@@ -94,7 +96,9 @@ async def open_world(
     async with (
         open_fake_upstream(script) as upstream,
         open_gateway(
-            Config(llm_api_base=llm_api_base or upstream.url, **settings), observer=observer
+            Config(llm_api_base=llm_api_base or upstream.url, **settings),
+            observer=observer,
+            authenticate=authenticate,
         ) as gateway,
         open_inner_nursery() as nursery,
     ):

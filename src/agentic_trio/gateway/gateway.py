@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from agentic_trio.auth.authenticator import Authenticate
     from agentic_trio.config import Config
     from agentic_trio.store.sqlite import SqliteStore
     from agentic_trio.tools.mcp_servers import ToolServers
@@ -149,12 +150,16 @@ class Gateway(Embedding):
 
 
 @asynccontextmanager
-async def open_gateway(config: Config, *, observer: Observer | None = None) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    config: Config, *, observer: Observer | None = None, authenticate: Authenticate | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
 
     Args:
         config: its configuration.
         observer: what operators see; without one, there is no log of its requests.
+        authenticate: says who a request over HTTP comes from, by its headers; beside what ``config.auth``
+            names, if that names anything.
 
     Raises:
         ConfigError: the database can't be used.
@@ -166,7 +171,7 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
     observer = observer or Observer()
     async with (
-        open_authenticator(config, time.time) as authenticator,
+        open_authenticator(config, time.time, authenticate) as authenticator,
         _open_store(config, observer) as store,
         open_upstream(config) as upstream,
         open_tools(config) as tools,
@@ -259,7 +264,7 @@ def show_state(services: Services, turns: Registry) -> None:
     show, admission, config = services.observer.show, services.admission, services.config
     services.unrecorded.on_lost = services.observer.lost
     slots, memory = config.max_concurrent_requests, config.max_held_bytes
-    show("live_turns", "Turns that run or are queued", lambda: turns.running)
+    show("live_turns", "Turns that run or are queued", lambda: len(turns))
     show("queued_background_turns", "Background turns that wait", lambda: turns.queued)
     show("unrecorded_endings", "Endings that the store could not take yet", lambda: len(services.unrecorded))
     show("slots_in_use", "Requests at the model servers", lambda: slots - admission.slots)
