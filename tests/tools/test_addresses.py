@@ -161,6 +161,11 @@ async def test_a_server_of_a_request_that_is_not_allowed_is_refused(server: Host
     assert server.seen == []
 
 
+def on_disk(directory: Path) -> bytes:
+    """All that the files of a directory hold."""
+    return b"".join(file.read_bytes() for file in directory.iterdir())
+
+
 SECRET = "s3cr3t-marker"
 
 
@@ -195,7 +200,7 @@ async def test_a_secret_is_seen_by_its_server_alone(
         seen.append((await world.client.get(f"/v1/responses/{id}/input_items")).json())
         upstream = [(request.headers, request.json) for request in world.upstream.requests]
         elsewhere = other.seen
-        files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        files = on_disk(tmp_path)
     assert any(headers.get("authorization") for _, headers, _ in server.seen)
     assert all(headers["x-key"] == f"{SECRET}-header" for _, headers, _ in server.seen)
     assert SECRET not in str(seen)
@@ -299,7 +304,5 @@ async def test_two_owners_see_each_their_own_lists(server: Hostile) -> None:
     async with open_world(mcp_allow_hosts=(urlsplit(server.url).netloc,)) as world:
         for token in ("one", "two", "one"):
             await world.create("hi", tools=[named(server.url, authorization=token)])
-    lists = [
-        headers["authorization"] for _, headers, body in server.seen if body.get("method") == "tools/list"
-    ]
+    lists = [seen[1]["authorization"] for seen in server.seen if seen[2].get("method") == "tools/list"]
     assert lists == ["Bearer one", "Bearer two"]
