@@ -308,7 +308,9 @@ def release_app(gateway: Gateway) -> None:
     _free_apps.append(_apps.pop(gateway))
 
 
-def _open_listeners(config: HypercornConfig, deadlines: object) -> tuple[list[Listener], list[str]]:
+def _open_listeners(
+    config: HypercornConfig, deadlines: object, sockets: object
+) -> tuple[list[Listener], list[str]]:
     return [_listeners[config.bind[0]]], ["http://simulated"]
 
 

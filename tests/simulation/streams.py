@@ -243,6 +243,12 @@ class Listener(trio.abc.Listener[End]):
     async def accept(self) -> End:
         return await self._receive.receive()
 
+    def accept_nowait(self) -> End | None:
+        try:
+            return self._receive.receive_nowait()
+        except trio.WouldBlock:
+            return None
+
     async def aclose(self) -> None:
         """What was not accepted is reset."""
         with suppress(trio.WouldBlock, trio.ClosedResourceError):
