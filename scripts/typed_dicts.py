@@ -25,7 +25,7 @@ ROOTS = (
     "CreateConversation",
     "UpdateConversation",
     "CreateItems",
-    "Response",
+    "ResponseObject",
     "ResponseStreamEvent",
     "Conversation",
     "DeletedResponse",
@@ -47,6 +47,9 @@ dictionaries. ``event["type"]`` and ``item["type"]`` tell the members of the uni
 
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 '''
+
+SDK_NAMES = {"ResponseObject": "Response"}
+"""The document's names that differ from the SDK's: generators have a ``Response`` of their own."""
 
 WIDTH = 100
 
@@ -101,7 +104,7 @@ class Writer:
     def text(self, roots: tuple[str, ...]) -> str:
         """The module's text."""
         for name in roots:
-            self._define(name, self._schemas[name])
+            self._define(SDK_NAMES.get(name, name), self._schemas[name])
         names = "".join(f'    "{name}",\n' for name in sorted(self._written))
         return "\n\n".join([HEADER, *self._written.values()]) + f"\n\n__all__ = [\n{names}]\n"
 
@@ -140,7 +143,7 @@ class Writer:
         """A schema as an annotation; an object in it becomes a class of this name."""
         if "$ref" in schema:
             target = schema["$ref"].rpartition("/")[2]
-            return self._define(target, self._schemas[target])
+            return self._define(SDK_NAMES.get(target, target), self._schemas[target])
         for union in ("anyOf", "oneOf"):
             if union in schema:
                 return _union([self._type(each, name) for each in schema[union]])

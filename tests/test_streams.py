@@ -532,6 +532,25 @@ async def test_either_stream_gives_up_on_a_peer_that_does_not_read(either, autoj
     assert trio.current_time() - start <= 3 * (1 + len(MUCH) // WRITE_PIECE)
 
 
+class Greedy(AdaptedStream):
+    """A connection whose peer takes all that it is sent at once."""
+
+    def __init__(self) -> None:
+        self.ways_given = 0
+
+    async def send_all(self, data):
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def give_way(self):
+        self.ways_given += 1
+
+
+async def test_sending_lets_others_run_however_fast_the_peer_reads():
+    stream = Greedy()
+    await send_within(stream, bytes(8 * WRITE_PIECE), 3)
+    assert stream.ways_given == 8
+
+
 async def test_either_stream_notices_a_cancelled_send(either):
     stream, peer = either
     with trio.CancelScope() as scope:

@@ -76,7 +76,7 @@ class InputFunctionCallOutput(TypedDict):
     type: Literal["function_call_output"]
     id: NotRequired[str | None]
     call_id: str
-    output: str | list[Any]
+    output: str | list[dict[str, Any]]
     status: NotRequired[str | None]
 
 
@@ -93,7 +93,7 @@ class InputCustomToolCallOutput(TypedDict):
     type: Literal["custom_tool_call_output"]
     id: NotRequired[str | None]
     call_id: str
-    output: str | list[Any]
+    output: str | list[dict[str, Any]]
     status: NotRequired[str | None]
 
 
@@ -101,7 +101,7 @@ class InputReasoning(TypedDict):
     type: Literal["reasoning"]
     id: NotRequired[str | None]
     summary: NotRequired[list[dict[str, Any]]]
-    content: NotRequired[list[Any] | None]
+    content: NotRequired[list[dict[str, Any]] | None]
     encrypted_content: NotRequired[str | None]
     status: NotRequired[str | None]
 
@@ -174,7 +174,7 @@ class FunctionCallOutput(TypedDict):
     id: str
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[Any]
+    output: str | list[dict[str, Any]]
     status: str
 
 
@@ -192,7 +192,7 @@ class CustomToolCallOutput(TypedDict):
     id: str
     type: Literal["custom_tool_call_output"]
     call_id: str
-    output: str | list[Any]
+    output: str | list[dict[str, Any]]
     status: str
 
 
@@ -484,9 +484,9 @@ class Response(TypedDict):
     service_tier: str
     prompt_cache_options: NotRequired[dict[str, Any]]
     """There only if the request had it."""
-    tool_usage: NotRequired[dict[str, Any] | list[Any]]
+    tool_usage: NotRequired[dict[str, Any] | list[dict[str, Any]]]
     """There only if the model server sent it."""
-    content_filters: NotRequired[dict[str, Any] | list[Any]]
+    content_filters: NotRequired[dict[str, Any] | list[dict[str, Any]]]
     """There only if the model server sent it."""
 
 
@@ -843,7 +843,7 @@ class UnreadableResponse(TypedDict):
     """Unix seconds."""
     status: Literal["failed"]
     error: ResponseError
-    output: list[Any]
+    output: list[dict[str, Any]]
 
 
 StoredResponse: TypeAlias = Response | UnreadableResponse

@@ -84,6 +84,8 @@ async def test_a_turn_under_way_when_the_database_server_dies_is_told_as_failed_
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream)
             await world.upstream.wait_stalled(1)
+            while not (await world.client.get("/v1/responses")).json()["data"]:  # noqa: ASYNC110
+                await trio.sleep(0.01)
             server.stop("immediate")
             ledger.fault()
             world.upstream.script(Script())

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import time
 from typing import Any
 
@@ -312,6 +313,24 @@ async def test_connection_accepted_as_a_shutdown_begins_is_served(
     assert (response.status, response.headers[b"connection"]) == (200, b"close")
     assert await client.is_closed()
     await server.stopped.wait()
+
+
+async def test_connections_that_only_the_kernel_has_accepted_are_served_at_a_shutdown(
+    ours: Server, app: App
+) -> None:
+    await ours.start(app, graceful_timeout=1000)
+    sockets = []
+    for _ in range(20):
+        # Without a checkpoint in between, the server has no time to accept any of them.
+        sockets.append(socket.create_connection(("127.0.0.1", ours.port)))
+        sockets[-1].sendall(GET)
+    ours.stop.set()
+    for each in sockets:
+        each.setblocking(False)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(each))
+        ours.clients.append(Client(stream, stream))
+    assert [(await client.response()).status for client in ours.clients] == [200] * 20
+    await ours.stopped.wait()
 
 
 async def test_connection_accepted_as_a_shutdown_begins_has_a_moment_only(

@@ -52,6 +52,7 @@ MALFORMED = {
     "authority form": b"GET a:1 HTTP/1.1\r\nHost: x\r\n\r\n",
     "asterisk without OPTIONS": b"GET * HTTP/1.1\r\nHost: x\r\n\r\n",
     "target beyond ASCII": b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a target with a fragment": b"GET /a?b=#c HTTP/1.1\r\nHost: x\r\n\r\n",
     "many blank lines first": b"\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "a TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40),
 }

@@ -11,6 +11,7 @@ from agentic_trio.store.contract import (
     Missing,
     PageQuery,
 )
+from agentic_trio.store.paging import MAX_PAGE_BYTES
 from tests.store.records import (
     NOTHING,
     OWNER,
@@ -83,6 +84,38 @@ async def test_a_page_shows_items_as_they_were_stored(store: Store):
     given = [item("a", issued=False), item("b")]
     await store.end(ending("r", None, given))
     assert list((await store.response_input(OWNER, "r", query())).items) == given
+
+
+LARGE = "x" * (MAX_PAGE_BYTES // 4)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("way", ["after", "before"])
+@pytest.mark.parametrize("under_way", [False, True])
+async def test_a_page_is_bounded_in_bytes(store: Store, order: str, way: str, under_way: bool):
+    large = [item(name, LARGE) for name in "abcdefghij"]
+    if under_way:
+        await store.announce(announcement("r", None, large))
+    else:
+        await store.end(ending("r", None, large))
+    wanted = list("abcdefghij" if order == "asc" else "jihgfedcba")
+    seen: list[str] = [] if way == "after" else wanted[-1:]
+    more = True
+    while more:
+        cursor = {} if not seen else {"after": seen[-1]} if way == "after" else {"before": seen[0]}
+        page = await store.response_input(OWNER, "r", query(order=order, **cursor))
+        assert 1 <= len(page.items) <= 4
+        seen = [*seen, *ids(page)] if way == "after" else [*ids(page), *seen]
+        more = page.has_more
+    assert seen == wanted
+
+
+async def test_an_item_that_is_larger_than_a_page_is_a_page(store: Store):
+    await store.end(ending("r", None, [item(name, 5 * LARGE) for name in "ab"]))
+    page = await store.response_input(OWNER, "r", query())
+    assert (ids(page), page.has_more) == (["a"], True)
+    page = await store.response_input(OWNER, "r", query(after="a"))
+    assert (ids(page), page.has_more) == (["b"], False)
 
 
 async def test_a_cursor_outside_the_list_is_missing(store: Store, forked: list[str]):
@@ -170,6 +203,20 @@ async def test_responses_are_listed_in_order(store: Store):
     assert (caught.value.kind, caught.value.id) == ("response", "c")
     listed, _ = await store.list_responses(OWNER, query(limit=1))
     assert listed == [await store.response(OWNER, "a")]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_page_of_responses_is_bounded_in_bytes(store: Store, order: str):
+    for id in "abcdef":
+        await take_turn(store, id, output=[item(f"out_{id}", LARGE)])
+    seen: list[str] = []
+    more = True
+    while more:
+        after = {"after": seen[-1]} if seen else {}
+        found, more = await store.list_responses(OWNER, query(order=order, **after))
+        assert 1 <= len(found) <= 4
+        seen += [response.id for response in found]
+    assert seen == sorted("abcdef", reverse=order == "desc")
 
 
 async def test_responses_are_chosen_by_model_and_metadata(store: Store):

@@ -112,7 +112,7 @@ def test_every_example_is_what_it_is_an_example_of():
 def test_the_document_says_what_anyone_may_call():
     routes = create_app()
     public = {path for path in DOCUMENT["paths"] if path in routes.public}
-    assert public == {"/health", "/ready", "/openapi.json", "/"}
+    assert public == {"/health", "/ready", "/openapi.json", "/docs", "/"}
     for _, path, operation in operations():
         assert (operation.get("security") == [{}]) == (path in public)
         assert ("401" in operation["responses"]) == (path not in public)
@@ -280,7 +280,7 @@ def required(model: Any) -> set[str]:
 
 
 def test_a_response_has_the_members_of_the_sdk_s():
-    schema = SCHEMAS["Response"]
+    schema = SCHEMAS["ResponseObject"]
     assert schema["properties"].keys() - OURS <= Response.model_fields.keys()
     assert required(Response) <= set(schema["required"])
     optional = {"conversation", *ECHOED_IF_GIVEN, *KEPT}
@@ -348,7 +348,7 @@ def check_recording(recording: str) -> None:
     told = response.begin() + response.receive((DATA / recording).read_bytes())
     told += response.end_of_stream() + response.terminal_events()
     events = check_events(b"".join(told) + DONE)
-    check("Response", events[-1]["response"])
+    check("ResponseObject", events[-1]["response"])
 
 
 OUTPUT = (
@@ -383,7 +383,7 @@ async def test_whole_answers_and_lists_are_as_the_document_says():
     async with open_world(Script(output=OUTPUT, response=REPORTED), list_endpoints=True) as world:
         conversation = await world.converse(metadata={"k": "v"})
         seen = await world.create("hi", conversation=conversation, **EVERYTHING)
-        assert check("Response", seen).keys() == SCHEMAS["Response"]["properties"].keys()
+        assert check("ResponseObject", seen).keys() == SCHEMAS["ResponseObject"]["properties"].keys()
         for path, name in (
             (f"/v1/responses/{seen['id']}", "StoredResponse"),
             (f"/v1/responses/{seen['id']}/input_items", "ItemList"),
@@ -405,8 +405,8 @@ async def test_streams_and_the_other_endings_are_as_the_document_says():
     async with open_world(Script(output=OUTPUT, stop="length")) as world:
         body = {"model": "tiny", "input": "hi", "stream": True, **EVERYTHING}
         check_events((await world.post("/v1/responses", body)).content)
-        check("Response", await world.create("hi", instructions="x", user="ada"))
-        check("Response", await world.create("hi", background=True))
+        check("ResponseObject", await world.create("hi", instructions="x", user="ada"))
+        check("ResponseObject", await world.create("hi", background=True))
         cut = {"model": "tiny", "input": '!{"cut_after": 5} hi', "stream": True}
         events = check_events((await world.post("/v1/responses", cut)).content)
         assert {"error", "response.failed"} <= {event["type"] for event in events}

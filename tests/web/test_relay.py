@@ -168,6 +168,16 @@ async def test_query_goes_upstream_as_it_is(world: World, query: str) -> None:
     assert world.upstream.last.target == f"/v1/chat/completions?{query}"
 
 
+async def test_no_character_of_a_target_is_a_failure_of_the_gateway(world: World) -> None:
+    for number in range(0x21, 0x7F):
+        posted = f"/v1/chat/completions?a={chr(number)}b"
+        for method, target in (("POST", posted), ("GET", f"/v1/models/a{chr(number)}b")):
+            async with open_exchange(world.port) as client:
+                await client.request(method, target, CHAT)
+                await client.read()
+            assert client.status in (200, 400, 404), target
+
+
 @pytest.mark.parametrize("model", ["tiny", "org/name", "org%2Fname", "a%20b", "%C3%A9", "a:b@c"])
 async def test_model_id_goes_upstream_as_it_is(world: World, model: str) -> None:
     async with open_exchange(world.port) as client:

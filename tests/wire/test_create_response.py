@@ -356,6 +356,12 @@ def test_only_what_is_not_stored_and_names_no_state_is_relayed(members: Json, re
     assert route(request(**members)).relayed is relayed
 
 
+@pytest.mark.parametrize("type", ["grammar", "gr\\u0061mmar", "\\u0067rammar"])
+def test_a_grammar_in_any_spelling_is_not_relayed(type: str) -> None:
+    tool = f'{{"type":"custom","name":"f","format":{{"type":"{type}","syntax":"lark","definition":"x"}}}}'
+    assert not route(f'{{"model":"tiny","store":false,"input":"hi","tools":[{tool}]}}'.encode()).relayed
+
+
 @pytest.mark.parametrize("type", [r"item_\u0072eference", r"\u0069tem_reference", r"item\u005freference"])
 @pytest.mark.parametrize("name", ["type", r"typ\u0065"])
 def test_a_reference_in_any_spelling_is_not_relayed(type: str, name: str) -> None:

@@ -185,6 +185,8 @@ def _request_line(line: bytes) -> tuple[str, bytes, str]:
         raise RequestRefused("CONNECT is not supported.")
     if not target.isascii():
         raise RequestRefused("The request target must be ASCII.")
+    if b"#" in target:
+        raise RequestRefused("The request target must not have a fragment.")
     return method.decode("ascii"), target, _VERSIONS[version]
 
 

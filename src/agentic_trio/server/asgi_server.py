@@ -6,6 +6,7 @@ import copy
 import logging
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,7 +24,7 @@ from agentic_trio.telemetry.observer import Observer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hypercorn.config import Config
+    from hypercorn.config import Config, Sockets
     from hypercorn.typing import ASGIFramework
 
     from agentic_trio.net.streams import Stream
@@ -38,6 +39,8 @@ async def serve_asgi(
     config: Config,
     *,
     limits: ConnectionLimits,
+    websockets: bool = False,
+    sockets: Sockets | None = None,
     observer: Observer | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
@@ -53,6 +56,8 @@ async def serve_asgi(
         config: hypercorn's. The ``server`` header is off, and HTTP/2 isn't offered, whatever it says:
             this is to stand behind a proxy, where HTTP/2 gains nothing and would need bounds of its own.
         limits: what a client may cost.
+        websockets: whether the app is called for WebSockets; otherwise each handshake is refused with 426.
+        sockets: what ``config`` binds, if that was done before.
         observer: is told of requests that are refused before the app sees them.
         shutdown_trigger: its return starts the shutdown; so does ``config.max_requests``.
         task_status: gets the URLs that are being listened on.
@@ -63,21 +68,29 @@ async def serve_asgi(
     Cancellation: everything is cancelled at once, without the grace.
     """
     config = _adapted(config)
-    server = ServerState(config, observer or Observer())
+    server = ServerState(config, observer or Observer(), websockets=websockets)
     slots = trio.Semaphore(limits.max_connections)
     async with (
         open_disconnects() as server.disconnects,
         open_deadlines() as deadlines,
         open_inner_nursery() as connections,
     ):
-        listeners, urls = open_listeners(config, deadlines)
+        server.observer.show(
+            "connections", "Clients that are connected", lambda: limits.max_connections - slots.value
+        )
+        listeners, urls = open_listeners(config, deadlines, sockets)
         bounded = [BoundedListener(listener, slots, server) for listener in listeners]
         handler = _Handler(Application(app, config), server, limits, slots)
         serve = partial(trio.serve_listeners, handler, bounded, handler_nursery=connections)
         for url in urls:
             logger.debug("serving %s", url)
         task_status.started(urls)
-        await _run_until(serve, server.wait_served_out, shutdown_trigger or trio.sleep_forever)
+        try:
+            await _run_until(serve, server.wait_served_out, shutdown_trigger or trio.sleep_forever)
+        finally:
+            # Whoever cancels this has them closed by their handlers.
+            for stream in chain.from_iterable(listener.late for listener in bounded):
+                connections.start_soon(handler, stream)
         connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
         server.shut_down()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,20 +15,25 @@ from agentic_trio.net.streams import AdaptedStream, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from socket import socket
     from ssl import SSLContext
 
-    from hypercorn.config import Config
+    from hypercorn.config import Config, Sockets
 
     from agentic_trio.net.deadlines import Deadlines
     from agentic_trio.server.state import ServerState
 
-    Listener = trio.abc.Listener[Stream]
     Adapt = Callable[[trio.SocketStream], Stream]
 
 
-def open_listeners(config: Config, deadlines: Deadlines) -> tuple[Sequence[Listener], list[str]]:
+def open_listeners(
+    config: Config, deadlines: Deadlines, sockets: Sockets | None = None
+) -> tuple[Sequence[StreamListener], list[str]]:
     """Listen on what ``config`` binds.
+
+    Args:
+        config: hypercorn's.
+        deadlines: end the waits of plain connections.
+        sockets: what ``config`` binds, if that was done before.
 
     Returns:
         The listeners, and the URLs that they serve.
@@ -38,11 +45,11 @@ def open_listeners(config: Config, deadlines: Deadlines) -> tuple[Sequence[Liste
     def plain(stream: trio.SocketStream) -> Stream:
         return DirectStream(stream, deadlines)
 
-    sockets = config.create_sockets()
-    groups: list[tuple[list[socket], str, Adapt]] = [(sockets.insecure_sockets, "http", plain)]
+    sockets = sockets or config.create_sockets()
+    groups: list[tuple[list[socket.socket], str, Adapt]] = [(sockets.insecure_sockets, "http", plain)]
     if (tls := config.create_ssl_context()) is not None:
         groups.insert(0, (sockets.secure_sockets, "https", _under_tls(tls)))
-    listeners: list[Listener] = []
+    listeners: list[StreamListener] = []
     urls = []
     for bound, scheme, adapt in groups:
         for sock in bound:
@@ -71,6 +78,16 @@ class StreamListener(trio.abc.Listener[Stream]):
         """Accept a connection. Cancellation: none was accepted."""
         return self._adapt(await self._listener.accept())
 
+    def accept_nowait(self) -> Stream | None:
+        """Accept a connection that is there already; None if there is none."""
+        with socket.socket(fileno=os.dup(self._listener.socket.fileno())) as listening:
+            listening.setblocking(False)
+            try:
+                accepted, _ = listening.accept()
+            except OSError:
+                return None
+        return self._adapt(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+
     async def aclose(self) -> None:
         """Close the listening socket. Cancellation: closed all the same."""
         await self._listener.aclose()
@@ -83,12 +100,16 @@ class BoundedListener(trio.abc.Listener[Stream]):
         slots: one for each connection that may be served at once. Whoever serves a connection gives
             its slot back.
         server: told that it is crowded when there is none left.
+
+    Attributes:
+        late: connections that the kernel had accepted when the listener was closed. They own slots, too.
     """
 
-    def __init__(self, listener: Listener, slots: trio.Semaphore, server: ServerState) -> None:
+    def __init__(self, listener: StreamListener, slots: trio.Semaphore, server: ServerState) -> None:
         self._listener = listener
         self._slots = slots
         self._server = server
+        self.late: list[Stream] = []
 
     async def accept(self) -> Stream:
         """Accept a connection, which then owns a slot.
@@ -114,5 +135,17 @@ class BoundedListener(trio.abc.Listener[Stream]):
             self._server.crowded = False
 
     async def aclose(self) -> None:
-        """Close the listening socket. Cancellation: closed all the same."""
+        """Close the listening socket. Cancellation: closed all the same.
+
+        A client that the kernel has let in believes that it is connected. Closing the socket would reset
+        its connection, although it may have sent a request.
+        """
+        with suppress(trio.WouldBlock):
+            while True:
+                self._slots.acquire_nowait()
+                stream = self._listener.accept_nowait()
+                if stream is None:
+                    self._slots.release()
+                    break
+                self.late.append(stream)
         await self._listener.aclose()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
@@ -99,10 +100,18 @@ class GroupCommit:
         commit: writes a batch in one transaction, in another thread. It sets each unit's value or error, or
             raises if all of them failed.
         run_sync: how work leaves the loop.
+        observe: is told of each batch: its units, and its seconds.
     """
 
-    def __init__(self, commit: Callable[[list[Unit]], None], *, run_sync: RunSync = run_in_thread) -> None:
+    def __init__(
+        self,
+        commit: Callable[[list[Unit]], None],
+        *,
+        run_sync: RunSync = run_in_thread,
+        observe: Callable[[int, float], None] = lambda units, seconds: None,
+    ) -> None:
         self._commit = commit
+        self._observe = observe
         self.outage = Outage("be written to")
         self._run_sync = run_sync
         self._limiter = trio.CapacityLimiter(1)
@@ -132,6 +141,11 @@ class GroupCommit:
             unit.withdrawn = True
             raise
         return unit.outcome()
+
+    @property
+    def waiting(self) -> int:
+        """How many units are queued now."""
+        return self._send.statistics().current_buffer_used
 
     async def _queue(self, unit: Unit) -> None:
         try:
@@ -173,6 +187,7 @@ class GroupCommit:
     async def _write(self, batch: list[Unit]) -> None:
         self.hops += 1
         self.units += len(batch)
+        began = perf_counter()
         try:
             await self._run_sync(lambda: self._commit(batch), limiter=self._limiter)
         except Exception as error:
@@ -180,6 +195,7 @@ class GroupCommit:
             _fail(batch, error)
         else:
             self.batches += 1
+        self._observe(len(batch), perf_counter() - began)
         self._note(batch)
 
     def _note(self, batch: list[Unit]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from agentic_trio.store.contract import Conversation, Missing, StoredResponse
-from agentic_trio.store.paging import is_backwards
+from agentic_trio.store.paging import MAX_PAGE_BYTES, fitting, is_backwards
 from agentic_trio.store.responses import output
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentic_trio.store.contract import PageQuery
+
+T = TypeVar("T")
 
 _MAX_KEY = (1 << 63) - 1
 
@@ -49,12 +51,19 @@ def responses(
     keys = "SELECT key FROM response WHERE owner = :owner AND id = :id"
     low, high = _bounds(connection, owner, query, keys, "response")
     values = {"owner": owner, "low": low, "high": high, "model": model, "pairs": _pairs(metadata)}
-    rows, more = _page(connection, _RESPONSES, values, query)
-    page = [
-        StoredResponse(id.decode(), status.decode(), body, output(connection, thread, first, last))
-        for id, status, body, thread, first, last in rows
-    ]
-    return page, more
+    found: list[StoredResponse] = []
+    size = 0
+    for id, status, body, thread, first, last in _rows(connection, _RESPONSES, values, query):
+        data = output(connection, thread, first, last)
+        found.append(StoredResponse(id.decode(), status.decode(), body, data))
+        if size > MAX_PAGE_BYTES:
+            break
+        size += _size(found[-1])
+    return _page(found, fitting(map(_size, found), query.limit), query)
+
+
+def _size(response: StoredResponse) -> int:
+    return len(response.body) + sum(map(len, response.output))
 
 
 def conversations(
@@ -64,8 +73,9 @@ def conversations(
     keys = "SELECT thread FROM conversation WHERE owner = :owner AND id = :id"
     low, high = _bounds(connection, owner, query, keys, "conversation")
     values = {"owner": owner, "low": low, "high": high, "pairs": _pairs(metadata)}
-    rows, more = _page(connection, _CONVERSATIONS, values, query)
-    return [Conversation(id.decode(), created_at, data) for id, created_at, data in rows], more
+    rows = _rows(connection, _CONVERSATIONS, values, query)
+    found = [Conversation(id.decode(), created_at, data) for id, created_at, data in rows]
+    return _page(found, query.limit, query)
 
 
 def _bounds(
@@ -85,16 +95,21 @@ def _bounds(
     return find(query.before, 0), find(query.after, _MAX_KEY)
 
 
-def _page(
+def _rows(
     connection: sqlite3.Connection, select: str, values: dict[str, Any], query: PageQuery
-) -> tuple[list[tuple[Any, ...]], bool]:
+) -> sqlite3.Cursor:
+    """The rows of a page and one more, in the query's direction."""
     newest_first = (query.order == "asc") == is_backwards(query)
     statement = select + (" DESC LIMIT :limit" if newest_first else " ASC LIMIT :limit")
-    rows = connection.execute(statement, values | {"limit": query.limit + 1}).fetchall()
-    kept = rows[: query.limit]
+    return connection.execute(statement, values | {"limit": query.limit + 1})
+
+
+def _page(found: list[T], count: int, query: PageQuery) -> tuple[list[T], bool]:
+    """The first ``count`` of what was found, in the page's order, and whether there are more."""
+    kept = found[:count]
     if is_backwards(query):
         kept.reverse()
-    return kept, len(rows) > query.limit
+    return kept, len(found) > count
 
 
 def _pairs(metadata: dict[str, str] | None) -> str | None:

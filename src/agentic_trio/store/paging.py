@@ -9,7 +9,12 @@ from agentic_trio.store.threads import MAX_POSITION, Segment, locate, read_items
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+"""A page ends with the item that exceeds it, however many were asked for, and says that there are more. A
+hundred items of ten megabytes would be too much for one answer, and clients read on by themselves."""
 
 
 def page_of_view(connection: sqlite3.Connection, segments: Sequence[Segment], query: PageQuery) -> Page:
@@ -28,6 +33,7 @@ def page_of_view(connection: sqlite3.Connection, segments: Sequence[Segment], qu
         low=0 if low is None else low,
         high=MAX_POSITION + 1 if high is None else high,
         limit=query.limit + 1,
+        max_bytes=MAX_PAGE_BYTES,
     )
     return cut(items, query)
 
@@ -52,11 +58,22 @@ def is_backwards(query: PageQuery) -> bool:
 
 
 def cut(items: list[Item], query: PageQuery) -> Page:
-    """The page among ``items``, which were read in the query's direction up to one more than its limit."""
-    kept = items[: query.limit]
+    """The page among ``items``, which were read in the query's direction up to one more than it may hold."""
+    kept = items[: fitting((len(item.data) for item in items), query.limit)]
     if is_backwards(query):
         kept.reverse()
-    return Page(kept, has_more=len(items) > query.limit)
+    return Page(kept, has_more=len(items) > len(kept))
+
+
+def fitting(sizes: Iterable[int], limit: int) -> int:
+    """How many items of these sizes, in bytes, a page may hold."""
+    count, total = 0, 0
+    for size in sizes:
+        if count == limit or total > MAX_PAGE_BYTES:
+            break
+        count += 1
+        total += size
+    return count
 
 
 def _position(

@@ -7,6 +7,7 @@ or before the fork is a place in the parent. Position 0 is the empty history.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -70,10 +71,12 @@ _VISIBLE = " key > :first AND key <= :last AND (dropped IS NULL OR dropped > :en
 """The entries of a segment, or a part of it, that its view holds."""
 
 
-def read_data(connection: sqlite3.Connection, segments: Iterable[Segment]) -> list[bytes]:
-    """The JSON text of each item of a view, oldest first. Raises HistoryTooLarge."""
+def read_data(
+    connection: sqlite3.Connection, segments: Iterable[Segment], *, most: float = MAX_HISTORY_BYTES
+) -> list[bytes]:
+    """The JSON text of each item of a view, oldest first. Raises HistoryTooLarge beyond ``most`` bytes."""
     data: list[bytes] = []
-    left = MAX_HISTORY_BYTES
+    left = most
     statement = f"SELECT data FROM entry WHERE {_VISIBLE} ORDER BY key"
     for thread, start, end in segments:
         bounds = {"first": key(thread, start), "last": key(thread, end), "end": end}
@@ -100,16 +103,31 @@ def read_items(
     low: int = 0,
     high: int = MAX_POSITION + 1,
     limit: int = -1,
+    max_bytes: float = math.inf,
 ) -> list[Item]:
-    """Items of a view at positions between ``low`` and ``high`` (exclusive); a negative limit is none."""
+    """Items of a view at positions between ``low`` and ``high`` (exclusive).
+
+    Args:
+        connection: the database.
+        segments: the view.
+        newest_first: in which order they are read.
+        low: the position that they follow.
+        high: the position that they precede.
+        limit: how many are read; all of them if it is negative.
+        max_bytes: an item that begins behind so many bytes is the last one that is read.
+    """
     items: list[Item] = []
+    size = 0
     for thread, start, end in reversed(segments) if newest_first else segments:
         first, last = max(start, low), min(end, high - 1)
         if first < last:
             bounds = {"first": key(thread, first), "last": key(thread, last), "end": end}
             left = limit - len(items) if limit >= 0 else -1
-            rows = connection.execute(_SCAN[newest_first], bounds | {"limit": left})
-            items += [Item(item.decode(), data, bool(issued)) for item, issued, data in rows]
+            for item, issued, data in connection.execute(_SCAN[newest_first], bounds | {"limit": left}):
+                items.append(Item(item.decode(), data, bool(issued)))
+                if size > max_bytes:
+                    return items
+                size += len(data)
             if len(items) == limit:
                 break
     return items

@@ -25,6 +25,7 @@ class Writer(GroupCommit):
         connection: used by nobody else.
         run_sync: how work leaves the loop.
         check: raises StoreError if what was committed would not be found again.
+        observe: is told of each transaction how many units it had and how many seconds it took.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class Writer(GroupCommit):
         *,
         run_sync: RunSync = run_in_thread,
         check: Callable[[], None] = lambda: None,
+        observe: Callable[[int, float], None] = lambda units, seconds: None,
     ) -> None:
-        super().__init__(self._write_batch, run_sync=run_sync)
+        super().__init__(self._write_batch, run_sync=run_sync, observe=observe)
         self._connection = connection
         self._check = check
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from agentic_trio.errors import GatewayError, UpstreamError
+from agentic_trio.errors import GatewayError, InvalidRequest, UpstreamError
 from agentic_trio.telemetry.edges import event
 from agentic_trio.upstream.answer import Answer, ReceivedChunks
 from agentic_trio.upstream.faults import Outages, upstream_error
@@ -85,9 +85,16 @@ class Upstream:
         self.mark = secrets.token_hex(8).encode()
 
     def _url(self, path: str, query: bytes) -> httpx.URL:
-        """The URL of a path. Those without variable parts are parsed once."""
+        """The URL of a path. Those without variable parts are parsed once.
+
+        Raises:
+            InvalidRequest: a client's path and query make no URL.
+        """
         if query or path not in _PATHS:
-            return httpx.URL(self._origin + path, query=query or None)
+            try:
+                return httpx.URL(self._origin + path, query=query or None)
+            except httpx.InvalidURL as error:
+                raise InvalidRequest(f"The request's path and query make no URL: {error}.") from None
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = httpx.URL(self._origin + path)

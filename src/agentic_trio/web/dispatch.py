@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from agentic_trio.context import Scope
     from agentic_trio.gateway.gateway import Gateway
     from agentic_trio.web.callers import Callers
+    from agentic_trio.web.proxies import Proxies
 
     Handler = Callable[..., Awaitable[Reply]]
     View = Callable[..., Awaitable[Response]]
@@ -112,8 +113,9 @@ def _admitted(handler: Handler, needed: Scope | None) -> Handler:
 def _view(handler: Handler) -> View:
     async def view(**variables: str) -> Response:
         request = this_request()
-        request.sent = await handler(request, **variables)
-        return request.sent.response()
+        reply = await handler(request, **variables)
+        request.begin(reply)
+        return reply.response()
 
     return view
 
@@ -139,6 +141,8 @@ class RequestNursery(TrioASGIHTTPConnection):
         request: RequestScope | None = None
         try:
             async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+                if not self.app.proxies.idle:
+                    self.scope = self.app.proxies.seen(self.scope)
                 request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
                 await self._serve(request, send)
             if request.timed_out:
@@ -172,8 +176,10 @@ class RequestNursery(TrioASGIHTTPConnection):
 
     async def _reply(self, reply: Reply, request: RequestScope, send: ASGISendCallable) -> None:
         reply.headers.append((b"x-request-id", request.request_id.encode()))
+        reply.headers.append((b"server-timing", request.timing()))
         request.started = True
-        request.status, request.sent = reply.status, reply
+        request.status = reply.status
+        request.begin(reply)
         try:
             await reply.send(send)
         except GatewayError as error:
@@ -212,6 +218,7 @@ class GatewayApp(QuartTrio):
     Attributes:
         gateway: what it serves.
         callers: the hosts and origins that may call.
+        proxies: whose word counts on who the client is.
         direct: (method, path) -> handler, for the routes that may skip the dispatch.
         public: the paths that anyone may call, without saying who it is.
     """
@@ -220,6 +227,7 @@ class GatewayApp(QuartTrio):
     request_class = DispatchedRequest
     gateway: Gateway
     callers: Callers
+    proxies: Proxies
     direct: Mapping[tuple[str, str], Handler]
     public: Set[str]
 
@@ -249,9 +257,24 @@ async def refuse(request: RequestScope, error: Exception) -> Reply:
     return reply
 
 
+UNSERVED = re.compile(
+    r"/v1/(assistants|audio|batches|chat/completions|chatkit|containers|evals|files|fine_tuning|images"
+    r"|moderations|organization|prompts|realtime|responses|skills|threads|uploads|vector_stores|videos)(/|$)"
+)
+"""Paths of OpenAI's API that lead to nothing here, or not to all that they lead to there."""
+
+
+def unknown_url(request: RequestScope) -> NotFound:
+    """A path that is not served. Clients tell from the code that it isn't an id that is unknown."""
+    message = f"Invalid URL ({request.where})"
+    if UNSERVED.match(request.scope["path"]):
+        message += ". It is not served by this gateway: see /openapi.json."
+    return NotFound(message, code="unknown_url")
+
+
 def _routing_error(request: RequestScope, error: HTTPException) -> GatewayError:
     if error.code == 404:
-        return NotFound(f"Invalid URL ({request.where})", code="unknown_url")
+        return unknown_url(request)
     message = f"Invalid method for URL ({request.where})" if error.code == 405 else error.name
     headers = {name: value for name, value in error.get_headers() if name.lower() == "allow"}
     return InvalidRequest(message, status=error.code or 500, headers=headers)

@@ -6,6 +6,7 @@ request and into the Response object. Only members that the gateway depends on a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -186,9 +187,13 @@ class Routing(msgspec.Struct, gc=False):
             and self.conversation_id is None
             and self.background is not True
             and self.context_management is None
-            and b'"grammar"' not in bytes(self.tools)
+            and not _GRAMMAR.search(bytes(self.tools))
             and not needs_gateway(bytes(self.input), REFUSED)
         )
+
+
+_GRAMMAR = re.compile(rb'"grammar"|\\u00')
+"""A tool's grammar, or a letter spelt so that it might be one. A false alarm costs little."""
 
 
 class _Typed(msgspec.Struct, gc=False):

@@ -24,8 +24,8 @@ from agentic_trio.store.contract import (
     Place,
     StoreError,
 )
-from agentic_trio.store.postgres.database import raw, text
-from agentic_trio.store.postgres.tables import FIGURE_NAMES, FIGURES
+from agentic_trio.store.postgres.connecting import raw, text
+from agentic_trio.store.postgres.tables import FIGURE_NAMES, FIGURES, NOW
 from agentic_trio.store.responses import dump_items, dump_made
 from agentic_trio.store.threads import CHAIN, CONVERSATION, checked, dump_calls
 from agentic_trio.telemetry.figures import stored
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 Turn = Announcement | Ending
 Name = tuple[bytes, bytes]
@@ -349,8 +349,8 @@ _GROW = """
     UPDATE thread SET head = given.head
     FROM unnest(%s::bigint[], %s::integer[]) AS given (id, head) WHERE thread.id = given.id
 """
-_OPEN = """
-    UPDATE conversation SET open = given.open
+_OPEN = f"""
+    UPDATE conversation SET open = given.open, used_at = {NOW}
     FROM unnest(%s::bigint[], %s::bytea[]) AS given (thread, open) WHERE conversation.thread = given.thread
 """
 _FORGET = """

@@ -20,13 +20,13 @@ from psycopg import errors
 from agentic_trio.store.contract import Announcement, DatabaseDown, Ending, StoreError
 from agentic_trio.store.postgres import batch as turns
 from agentic_trio.store.postgres import removal
-from agentic_trio.store.postgres.database import connect, cut, is_lost, store_error
+from agentic_trio.store.postgres.connecting import connect, cut, is_lost, store_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agentic_trio.store.group_commit import Unit
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 AGAIN = 5
 """How often a transaction that met another one is run again."""

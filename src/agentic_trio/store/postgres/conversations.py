@@ -8,8 +8,9 @@ import msgspec
 
 from agentic_trio.store.contract import Conversation, Item, ItemAlreadyInConversation, Missing, Place
 from agentic_trio.store.postgres import batch, removal
-from agentic_trio.store.postgres.database import raw
+from agentic_trio.store.postgres.connecting import raw
 from agentic_trio.store.postgres.rows import new_thread
+from agentic_trio.store.postgres.tables import NOW
 from agentic_trio.store.postgres.views import NAMED, locate, page_of_view, view
 from agentic_trio.store.threads import CONVERSATION, checked, dump_calls, load_calls
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agentic_trio.store.contract import Page, PageQuery
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 
 class Found(NamedTuple):
@@ -88,7 +89,8 @@ def read(db: Database, owner: str, id: str) -> Conversation:
 def update(db: Database, owner: str, id: str, metadata: bytes) -> Conversation:
     """See ``Store.update_conversation``."""
     db.execute(
-        "UPDATE conversation SET body = %(body)s, metadata = %(metadata)s::text::bytea[]"
+        "UPDATE conversation SET body = %(body)s, metadata = %(metadata)s::text::bytea[], used_at ="
+        f" {NOW}"
         " WHERE owner = %(owner)s AND id = %(id)s",
         {"body": metadata, "metadata": _pairs(metadata), "owner": raw(owner), "id": raw(id)},
     )
@@ -183,5 +185,5 @@ def among(db: Database, owner: str, id: str, ids: Sequence[str]) -> frozenset[st
 
 def set_open(db: Database, thread: int, calls: frozenset[str]) -> None:
     """Record which calls of a conversation have no output yet."""
-    statement = "UPDATE conversation SET open = %(open)s WHERE thread = %(thread)s"
+    statement = f"UPDATE conversation SET open = %(open)s, used_at = {NOW} WHERE thread = %(thread)s"
     db.execute(statement, {"open": _dumped(calls), "thread": thread})

@@ -16,10 +16,10 @@ import psycopg
 import trio
 
 from agentic_trio.store.group_commit import run_in_thread
-from agentic_trio.store.postgres.database import Unusable, connect, is_lost, translated
+from agentic_trio.store.postgres.connecting import Unusable, connect, is_lost, translated
 
 if TYPE_CHECKING:
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 logger = logging.getLogger(__name__)
 

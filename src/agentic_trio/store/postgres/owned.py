@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from agentic_trio.store.contract import Conversation, Missing, StoredResponse
 from agentic_trio.store.paging import is_backwards
 from agentic_trio.store.postgres.batch import array_of, pairs_of
-from agentic_trio.store.postgres.database import raw, text
+from agentic_trio.store.postgres.connecting import raw, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentic_trio.store.contract import PageQuery
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 _LIST = """
     SELECT {columns} FROM {table}

@@ -11,12 +11,12 @@ import trio
 from agentic_trio.store.contract import DatabaseDown, StoreError
 from agentic_trio.store.group_commit import run_in_thread
 from agentic_trio.store.outage import Outage
-from agentic_trio.store.postgres.database import connect, cut, is_lost, store_error
+from agentic_trio.store.postgres.connecting import connect, cut, is_lost, store_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agentic_trio.store.erasure import COUNTED_BYTES
-from agentic_trio.store.postgres.database import raw
+from agentic_trio.store.postgres.connecting import raw
 from agentic_trio.store.threads import MAX_POSITION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentic_trio.store.contract import Place
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 
 def leave(db: Database, place: Place) -> None:

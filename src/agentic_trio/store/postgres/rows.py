@@ -11,7 +11,7 @@ import msgspec
 from agentic_trio.store.contract import ApprovalSpent, Ending, Missing, NotEnded, Place, StoredResponse
 from agentic_trio.store.paging import page_of_list
 from agentic_trio.store.postgres import batch, removal
-from agentic_trio.store.postgres.database import raw, text
+from agentic_trio.store.postgres.connecting import raw, text
 from agentic_trio.store.postgres.tables import FIGURE_NAMES
 from agentic_trio.store.postgres.views import page_of_view, read_items, view
 from agentic_trio.store.responses import load_items, load_made, place_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agentic_trio.store.contract import Page, PageQuery
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from agentic_trio.errors import ConfigError
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, DatabaseDown, StoreError
 from agentic_trio.store.group_commit import CLOSE_GRACE, GroupCommit, run_in_thread
-from agentic_trio.store.postgres import conversations, lease, owned, removal, rows, tables, views
+from agentic_trio.store.postgres import aging, conversations, lease, owned, removal, rows, tables, views
 from agentic_trio.store.postgres.commit import Committer
-from agentic_trio.store.postgres.database import Unusable, connect, raw, store_error
+from agentic_trio.store.postgres.connecting import Unusable, connect, raw, store_error
 from agentic_trio.store.postgres.reading import Readers
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Store,
         StoredResponse,
     )
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
     from agentic_trio.telemetry.figures import StoredFigures
 
 P = ParamSpec("P")
@@ -153,6 +153,12 @@ class PostgresStore:
     ) -> tuple[Sequence[Conversation], bool]:
         return await self._read_at_once(owned.conversations, owner, query, metadata)
 
+    async def delete_responses_of(self, owner: str, conversation: str, limit: int = SWEEP_LIMIT) -> int:
+        return await self._write(aging.delete_responses_of, owner, conversation, limit)
+
+    async def expire(self, before: int, limit: int = SWEEP_LIMIT) -> int:
+        return await self._write(aging.expire, before, limit)
+
     async def recover(self, end: Callable[[bytes], bytes]) -> int:
         return await self._write(rows.recover, end)
 
@@ -205,13 +211,16 @@ def _told(error: psycopg.Error) -> str:
 
 
 @asynccontextmanager
-async def open_postgres_store(url: str) -> AsyncIterator[PostgresStore]:
+async def open_postgres_store(
+    url: str, *, observe: Callable[[int, float], None] = lambda units, seconds: None
+) -> AsyncIterator[PostgresStore]:
     """Open the store in a database, whose tables are created or migrated as needed.
 
     On exit, accepted writes are completed (within ``CLOSE_GRACE`` seconds) and the database is given back.
 
     Args:
         url: a connection string of libpq, such as ``postgresql://user@host/database``.
+        observe: see ``GroupCommit``.
 
     Raises:
         ConfigError: the database can't be reached or used, or is in use by another gateway.
@@ -222,7 +231,7 @@ async def open_postgres_store(url: str) -> AsyncIterator[PostgresStore]:
     holder = secrets.token_bytes(16)
     await run_in_thread(partial(_prepare, url, holder), limiter=limiter)
     committer, readers = Committer(url, holder), Readers(url)
-    writer = GroupCommit(committer.commit)
+    writer = GroupCommit(committer.commit, observe=observe)
     try:
         async with open_inner_nursery() as nursery:
             nursery.start_soon(readers.watch)

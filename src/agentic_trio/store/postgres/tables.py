@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors
 
-from agentic_trio.store.postgres.database import Unusable
+from agentic_trio.store.postgres.connecting import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 OLDEST_SERVER = 130000
 """The oldest version of PostgreSQL that is used, as the server reports it."""
 
 MARK = "agentic_trio"
 """The table whose presence marks a schema as ours. Its row says the version, and is locked by a migration."""
+
+NOW = "extract(epoch FROM now())::bigint"
+"""Unix seconds, by the server's clock."""
 
 FIGURES = """request_id bytea, route bytea, model bytea, code bytea, history_us bigint, head_us bigint,
             first_event_us bigint, upstream_us bigint, total_us bigint, commit_us bigint, input_tokens bigint,
@@ -148,12 +151,16 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             id bytea NOT NULL,
             thread bigint NOT NULL UNIQUE,
             created_at bigint NOT NULL,
+            used_at bigint NOT NULL DEFAULT extract(epoch FROM now())::bigint,
             open bytea,
             body bytea NOT NULL,
             metadata bytea[] NOT NULL,
             PRIMARY KEY (owner, id)
         ) WITH (fillfactor = 70)
         """,
+        "CREATE INDEX conversation_used ON conversation (used_at)",
+        "CREATE INDEX response_created ON response (created_at)",
+        "CREATE INDEX response_conversation ON response (conversation) WHERE conversation IS NOT NULL",
         "CREATE INDEX conversation_owner ON conversation (owner, created_at, id)",
         """
         CREATE TABLE tombstone (

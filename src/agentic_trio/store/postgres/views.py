@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 from agentic_trio.store.contract import History, HistoryTooLarge, Item, Missing, NotEnded, Place, StoreError
 from agentic_trio.store.paging import cut, is_backwards
-from agentic_trio.store.postgres.database import raw, text
+from agentic_trio.store.postgres.connecting import raw, text
 from agentic_trio.store.threads import MAX_HISTORY_BYTES, MAX_POSITION, Segment, load_calls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentic_trio.store.contract import Page, PageQuery
-    from agentic_trio.store.postgres.database import Database
+    from agentic_trio.store.postgres.connecting import Database
 
 _WALK = """
     WITH RECURSIVE segment (thread, parent, start, "end") AS (
