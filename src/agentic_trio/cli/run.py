@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from agentic_trio.cli.welcome import first_command, warm_up
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.net.nurseries import open_inner_nursery
@@ -96,9 +97,9 @@ _M_MMAP_THRESHOLD = -3
 
 
 async def _serve_local(config: Config, sockets: Sockets, log: RequestLog) -> None:
-    from agentic_trio.cli.local_model import LocalModelError, run_local_model
+    from agentic_trio.cli.local_model import MODEL, LocalModelError, run_local_model
 
-    print("Starting the local model (Gemma 3 270M on llama.cpp) ...", flush=True)
+    print("Starting the local model (Gemma 3 270M on llama.cpp): a few seconds ...", flush=True)
     async with open_inner_nursery() as nursery:
         try:
             base = await nursery.start(run_local_model)
@@ -106,24 +107,34 @@ async def _serve_local(config: Config, sockets: Sockets, log: RequestLog) -> Non
             raise ConfigError(str(error)) from error
         # llama.cpp closes a connection after a streamed answer without having said that it would.
         retries = max(config.upstream_retries, LOCAL_RETRIES)
-        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), sockets, log)
+        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), sockets, log, warm=MODEL)
         nursery.cancel_scope.cancel()
 
 
-async def _serve(config: Config, sockets: Sockets, log: RequestLog) -> None:
-    """Serve until SIGTERM or SIGINT has been obeyed."""
+async def _serve(config: Config, sockets: Sockets, log: RequestLog, *, warm: str = "") -> None:
+    """Serve until SIGTERM or SIGINT has been obeyed. ``warm``: the model to try first."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with (
             open_gateway(config, observer=Observer.of(config, log)) as gateway,
             open_inner_nursery() as nursery,
         ):
             told = trio.Event()
+            if warm:
+                await warm_up(gateway, warm)
             urls = await nursery.start(_until_served, gateway, sockets, told, nursery.cancel_scope)
             servers = config.upstream_origins
             behind = f"server is {servers[0]}" if len(servers) == 1 else f"servers are {', '.join(servers)}"
             for url in urls:
                 print(f"agentic-trio listens on {url}; the model {behind}", flush=True)
             nursery.start_soon(_obey, signals, told, nursery.cancel_scope, config)
+            if warm or sys.stdout.isatty():
+                nursery.start_soon(_welcome, gateway, urls[0])
+
+
+async def _welcome(gateway: Gateway, url: str) -> None:
+    command = await first_command(gateway, url)
+    if command is not None:
+        print(f"Try it from another terminal:\n  {command}\nThe API: {url}/docs", flush=True)
 
 
 async def _until_served(
