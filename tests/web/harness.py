@@ -49,13 +49,16 @@ class World:
         assert answer.status_code == 200, answer.text
         return check_response(answer.content, body)
 
-    async def stream(self, input: Any = "hi", **members: Any) -> list[Json]:
-        """The events of a response that succeeds."""
+    async def stream(self, input: Any = "hi", *, interleaved: bool = False, **members: Any) -> list[Json]:
+        """The events of a response that succeeds.
+
+        ``interleaved``: a call's end waits for its result, while other items are added.
+        """
         body = {"model": MODEL, "input": input, "stream": True, **members}
         answer = await self.post("/v1/responses", body)
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-        return check_event_stream(answer.content, body)
+        return check_event_stream(answer.content, body, interleaved=interleaved)
 
     async def converse(self, **body: Any) -> str:
         """The id of a new conversation."""

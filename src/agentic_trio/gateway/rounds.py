@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentic_trio.tools.mcp_servers import ToolServers, TurnTools
+    from agentic_trio.tools.results import Outcome
     from agentic_trio.wire.approvals import Approved
     from agentic_trio.wire.bodies import Members
     from agentic_trio.wire.dialect import JsonObject
@@ -34,6 +35,9 @@ UNKNOWN_TOOL = -32602
 """JSON-RPC's code for wrong parameters, which MCP servers use for a tool that isn't there."""
 
 NO_MORE_CALLS = "No more tools may be called in this response."
+
+SOURCES = "web_search_call.action.sources"
+"""The value of ``include`` that asks for the addresses that a search has found."""
 
 CUT = "\n[cut off: the result is too large]"
 
@@ -60,6 +64,8 @@ class ToolTurn(Turn):
         self._result_bytes = config.max_turn_results_bytes
         servers = self._tool_servers()
         resolved = [servers.resolve(tool) for tool in self.call.servers]
+        if self.call.searches:
+            resolved.append(servers.search_server())
         async with servers.open(resolved) as self._tools:
             hosted = await self._host()
             self._calls_left = hosted.limit
@@ -86,7 +92,10 @@ class ToolTurn(Turn):
         hosted = Hosted(self._taken_names(), call.value("max_tool_calls"))
         for server in call.servers:
             hosted.add_server(server, lists.get(server.label) or found[server.label])
-        self._response.host(hosted, [(server.label, found[server.label]) for server in asked])
+        if call.searches:
+            hosted.add_search()
+        told = [(server.label, found[server.label]) for server in asked]
+        self._response.host(hosted, told, shows_sources=SOURCES in (call.value("include") or ()))
         if self.announced or not call.stream:
             # Otherwise the stream begins with them.
             self._log(self._response.tell_lists())
@@ -135,7 +144,7 @@ class ToolTurn(Turn):
         for each, target in targets:
             events += self._response.add_approved(target, each.arguments, each.id)
         calls = self._response.calls
-        await self._mark(calls)
+        await self._mark()
         if self.call.stream:
             self._tell(events)
         await self._make(calls)
@@ -221,7 +230,7 @@ class ToolTurn(Turn):
             else:
                 self._log(self._response.settle(call, error=refusal))
         if made:
-            await self._mark(made)
+            await self._mark()
             await self._make(made)
 
     def _refusal(self, call: HostedCall, *, last: bool) -> JsonObject | None:
@@ -234,7 +243,7 @@ class ToolTurn(Turn):
             self._calls_left -= 1
         return None
 
-    async def _mark(self, calls: Sequence[HostedCall]) -> None:
+    async def _mark(self) -> None:
         """Announce that calls are about to be sent. If that fails, they aren't."""
         await self.recording.mark(
             self._response,
@@ -252,17 +261,22 @@ class ToolTurn(Turn):
         async with self._at_once:
             call.sent = True
             try:
-                output, error = await self._tools.call(call.target.label, call.target.tool, call.arguments)
+                output, error = await self._outcome(call)
             except Exception:
                 # The other calls go on, and the record says of this one that it may have run.
                 logger.exception("a call of turn %s failed", self.id)
                 error = protocol_error("The gateway failed.")
-        self._log(self._response.settle(call, self._bounded(output), error))
+        if error is not None and error["type"] == "mcp_tool_execution_error":
+            error = tool_error(self._bounded("\n".join(part["text"] for part in error["content"])))
+        self._log(self._response.settle(call, None if output is None else self._bounded(output), error))
 
-    def _bounded(self, output: str | None) -> str | None:
+    async def _outcome(self, call: HostedCall) -> Outcome:
+        if call.target.kind == "web_search_call":
+            return await self._tools.search(call.query)
+        return await self._tools.call(call.target.label, call.target.tool, call.arguments)
+
+    def _bounded(self, output: str) -> str:
         """A result within the bounds of one call and of all."""
-        if output is None:
-            return None
         bound = min(self._services.config.max_tool_result_bytes, self._result_bytes)
         data = output.encode("utf-8", "replace")
         if len(data) > bound:

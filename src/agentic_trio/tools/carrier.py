@@ -7,7 +7,7 @@ of the model server keeps its slots when many requests are cancelled.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import httpcore2
@@ -17,7 +17,7 @@ from agentic_trio.tools.addresses import AllowedHosts, GuardedBackend
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 MAX_CONNECTIONS = 1000
 """Connections to MCP servers of one kind: those that the operator named, and those of requests."""
@@ -27,25 +27,12 @@ KEEP_ALIVE_EXPIRY = 4.0
 
 MAX_IDLE = 32
 
-_ERRORS: tuple[tuple[type[Exception], type[httpx2.HTTPError]], ...] = (
-    (httpcore2.ConnectTimeout, httpx2.ConnectTimeout),
-    (httpcore2.TimeoutException, httpx2.ReadTimeout),
-    (httpcore2.ConnectError, httpx2.ConnectError),
-    (httpcore2.NetworkError, httpx2.ReadError),
-    (httpcore2.ProtocolError, httpx2.RemoteProtocolError),
-    (httpcore2.UnsupportedProtocol, httpx2.UnsupportedProtocol),
-)
 
+class BrokenOff(httpx2.StreamError):
+    """An answer's body can't be read to its end. ``mcp`` ends one request for it, and not the session."""
 
-@contextmanager
-def _as_httpx_errors() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        for theirs, ours in _ERRORS:
-            if isinstance(error, theirs):
-                raise ours(str(error)) from error
-        raise
+    def __init__(self) -> None:
+        super().__init__("the answer broke off")
 
 
 class Carriers:
@@ -82,20 +69,26 @@ async def open_carriers(allowed: AllowedHosts) -> AsyncIterator[Carriers]:
 
 
 class Trouble:
-    """What HTTP said last that ``mcp`` doesn't repeat: a status of 400 or more, and its reason.
+    """What was wrong with the last answer, which ``mcp`` doesn't repeat.
 
     Attributes:
-        status: the status; None if there was none.
+        status: 400 or more; None if nothing was.
         reason: in words.
+        ours: whether it was found here, and was not the server's own status.
     """
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """A new call begins."""
         self.status: int | None = None
         self.reason = ""
+        self.ours = False
 
-    def note(self, status: int, reason: str) -> None:
+    def note(self, status: int, reason: str, *, ours: bool = True) -> None:
         """Remember it."""
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.ours = status, reason, ours
 
 
 class BoundedTransport(httpx2.AsyncBaseTransport):
@@ -118,6 +111,9 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
         Cancellation: the connection is closed.
         """
         assert isinstance(request.stream, httpx2.AsyncByteStream)
+        if request.method == "GET" and "last-event-id" not in request.headers:
+            # What a server says of its own accord has no place in a turn.
+            return httpx2.Response(405)
         sent = httpcore2.Request(
             method=request.method,
             url=httpcore2.URL(
@@ -130,17 +126,29 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        with _as_httpx_errors():
+        try:
             response = await self._pool.handle_async_request(sent)
-        if response.status >= 400 and request.method == "POST":
-            # Servers may refuse the stream that is asked for with GET.
-            reason = response.extensions.get("reason_phrase", b"").decode("ascii", "replace")
-            self._trouble.note(response.status, reason[:200])
+        except httpcore2.TimeoutException:
+            return self._failed(504, "The server did not answer in time.")
+        except httpcore2.ConnectError:
+            return self._failed(502, "The server can't be reached.")
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol):
+            return self._failed(502, "The server broke off its answer.")
+        return await self._checked(response)
+
+    def _failed(self, status: int, reason: str) -> httpx2.Response:
+        # An exception would end the session, and with it the calls beside this one.
+        self._trouble.note(status, reason)
+        return httpx2.Response(status)
+
+    async def _checked(self, response: httpcore2.Response) -> httpx2.Response:
         if any(name.lower() == b"content-encoding" for name, _ in response.headers):
             # None was asked for, and a few bytes of one can become gigabytes.
             await response.aclose()
-            self._trouble.note(502, "The answer is compressed")
-            raise httpx2.ReadError("the answer is compressed")
+            return self._failed(502, "The answer is compressed.")
+        if response.status >= 400:
+            reason = response.extensions.get("reason_phrase", b"").decode("ascii", "replace")
+            self._trouble.note(response.status, reason[:200], ours=False)
         # A cookie would be state of the server's that we keep.
         headers = [field for field in response.headers if field[0].lower() != b"set-cookie"]
         body = _Body(response, self._limit, self._trouble)
@@ -148,7 +156,7 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
 
 
 class _Body(httpx2.AsyncByteStream):
-    """An answer's body. Raises httpx2.ReadError for one that is too large."""
+    """An answer's body. Raises BrokenOff for one that is too large, or that ends too early."""
 
     def __init__(self, response: httpcore2.Response, limit: int, trouble: Trouble) -> None:
         assert isinstance(response.stream, AsyncIterable)
@@ -161,15 +169,17 @@ class _Body(httpx2.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
-        with _as_httpx_errors():
+        try:
             chunk = await anext(self._chunks)
+        except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError):
+            self._trouble.note(502, "The server broke off its answer.")
+            raise BrokenOff from None
         self._left -= len(chunk)
         if self._left < 0:
-            self._trouble.note(502, "The answer is too large")
-            raise httpx2.ReadError("the answer is too large")
+            self._trouble.note(502, "The answer is too large.")
+            raise BrokenOff
         return chunk
 
     async def aclose(self) -> None:
         """Give the connection back, or close it if there is more of the body."""
-        with _as_httpx_errors():
-            await self._response.aclose()
+        await self._response.aclose()

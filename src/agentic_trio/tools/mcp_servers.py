@@ -21,7 +21,9 @@ from agentic_trio.tools.results import (
     listing_failure,
     outcome,
     protocol_failure,
+    refused,
 )
+from agentic_trio.tools.searching import query_arguments, search_tool
 from agentic_trio.tools.sessions import Server, Session
 from agentic_trio.wire.dialect import JsonObject, encode
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.wire.hosting import McpTool
+
+
+SEARCH = "/search"
+"""Stands for the server that searches the web among those of a turn."""
 
 
 class ToolServers:
@@ -41,6 +47,8 @@ class ToolServers:
 
     def __init__(self, config: Config, carriers: Carriers) -> None:
         self.types = frozenset({"mcp"})
+        if config.web_search_server:
+            self.types |= {"web_search", "web_search_preview"}
         self._config = config
         self._carriers = carriers
         self._lists = ListCache(config.mcp_list_age)
@@ -83,6 +91,11 @@ class ToolServers:
                 param=f"{tool.path}.headers",
             )
         return Server(tool.label, url, {**tool.headers, **own}, named=True)
+
+    def search_server(self) -> Server:
+        """The server that searches the web. Its label is none that a request can choose."""
+        label = self._config.web_search_server.partition("/")[0]
+        return Server(SEARCH, self._urls[label], self._headers.get(label, {}), named=True)
 
     @asynccontextmanager
     async def open(self, servers: Iterable[Server]) -> AsyncIterator[TurnTools]:
@@ -179,10 +192,27 @@ class TurnTools:
         value = _object(arguments)
         if value is None:
             return protocol_failure(INVALID_PARAMS, "The arguments are not a JSON object.")
+        return await self._call(label, tool, value)
+
+    async def search(self, query: str) -> Outcome:
+        """Search the web, and return what was found or how it failed. Raises no expected failure.
+
+        Cancellation: the server is told.
+        """
+        try:
+            tools = await self.list(SEARCH)
+        except ToolServerError as error:
+            return refused(error.message)
+        tool = search_tool(tools, self._config.web_search_server.partition("/")[2])
+        if tool is None:
+            return refused("The search server has no such tool.")
+        return await self._call(SEARCH, tool["name"], query_arguments(tool, query))
+
+    async def _call(self, label: str, tool: str, arguments: JsonObject) -> Outcome:
         session = self._session(label)
         try:
             with trio.fail_after(self._config.mcp_call_timeout):
-                return outcome(await session.call(tool, value))
+                return outcome(await session.call(tool, arguments))
         except Exception as error:
             return failure(error, session.trouble)
 

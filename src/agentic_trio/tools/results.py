@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import httpx2
 import trio
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
@@ -78,8 +77,8 @@ def failure(error: Exception, trouble: Trouble) -> Outcome:
     error = innermost(error)
     if isinstance(error, trio.TooSlowError | TimeoutError):
         return http_failure(504, "The tool did not answer in time.")
-    if trouble.status is not None and _hides_status(error):
-        return http_failure(trouble.status, trouble.reason or "The server refused the call")
+    if trouble.status is not None and (trouble.ours or _hides_status(error)):
+        return http_failure(trouble.status, trouble.reason or "The server refused the call.")
     if isinstance(error, MCPError):
         return protocol_failure(error.error.code, error.error.message)
     return http_failure(502, _words(error))
@@ -92,6 +91,8 @@ def listing_failure(label: str, error: Exception, trouble: Trouble) -> ToolServe
         return error
     if isinstance(error, trio.TooSlowError | TimeoutError):
         return ToolServerError(label, "The server did not answer in time.")
+    if trouble.ours:
+        return ToolServerError(label, trouble.reason)
     if trouble.status is not None and _hides_status(error):
         reason = f" ({trouble.reason})" if trouble.reason else ""
         return ToolServerError(label, f"Http status code: {trouble.status}{reason}")
@@ -109,12 +110,6 @@ def _hides_status(error: Exception) -> bool:
 
 
 def _words(error: Exception) -> str:
-    if isinstance(error, httpx2.TimeoutException):
-        return "The server did not answer in time."
-    if isinstance(error, httpx2.ConnectError):
-        return "The server can't be reached."
-    if isinstance(error, httpx2.HTTPError):
-        return "The server broke off its answer."
     if isinstance(error, ValidationError):
         return "The server's answer is not one of the Model Context Protocol."
     return "The server failed."

@@ -137,7 +137,7 @@ class Session:
         Cancellation: the server is told.
         """
         client = await self.connected()
-        self.trouble.status = None
+        self.trouble.clear()
         request = types.CallToolRequest(params=types.CallToolRequestParams(name=tool, arguments=arguments))
         try:
             return await client.session.send_request(request, types.CallToolResult)

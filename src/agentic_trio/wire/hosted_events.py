@@ -12,6 +12,7 @@ the items of their own round. Our ids and numbers are the response's.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +25,7 @@ from agentic_trio.wire.output import ARGUMENTS, MCP_ARGUMENTS, OutputItem
 from agentic_trio.wire.output_events import DELTA_COST, MAX_OUTPUT_ITEMS, OutputEvents
 from agentic_trio.wire.output_lookup import FinalLookup, ItemLookup
 from agentic_trio.wire.reconciliation import Unclaimed
+from agentic_trio.wire.rendering import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,9 +62,15 @@ class HostedCall:
         """The whole item, once the call has ended."""
         item = {**self.item.added, "status": status}
         if self.target.kind == "web_search_call":
-            # Later turns show the model what was found.
-            return item if output is None else {**item, "results": output}
+            # OpenAI's item has no place for an error. The model is shown what was found, or why nothing was.
+            found = output if error is None else f"Error: {error_text(error)}"
+            return item if found is None else {**item, "results": found}
         return {**item, "arguments": self.arguments, "output": output, "error": error}
+
+    @property
+    def query(self) -> str:
+        """What a search is for."""
+        return search_query(self.arguments)
 
     def interrupted(self, *, sent: bool) -> JsonObject:
         """The whole item, if the response ends before the call has a result."""
@@ -75,16 +83,19 @@ class HostedEvents(OutputEvents):
     Attributes:
         hosted: what is run here; None until that is known.
         calls: the calls of this round that have no result yet.
+        shows_sources: whether the client asked for the addresses that a search has found.
     """
 
     def __init__(self, mint: MintId, limit: int, seal: Seal | None = None) -> None:
         super().__init__(mint, limit, seal)
         self.hosted: Hosted | None = None
         self.calls: list[HostedCall] = []
+        self.shows_sources = False
         self._first = 0
         # Calls that aren't told yet: they are in no list of items.
         self._held: list[OutputItem] = []
         self._held_lookup = ItemLookup()
+        self._finals: list[OutputItem | None] = []
 
     def next_round(self) -> None:
         """The next answer of the upstream begins."""
@@ -140,7 +151,10 @@ class HostedEvents(OutputEvents):
             self.send_about(call.item, f"mcp_call.{status}")
         else:
             self.send_about(call.item, "web_search_call.completed")
-        self.close_own(call.item, call.ended(status, output=output, error=error))
+        final = call.ended(status, output=output, error=error)
+        if call.target.kind == "web_search_call" and self.shows_sources and output is not None:
+            final["action"] = {**final["action"], "sources": search_sources(output)}
+        self.close_own(call.item, final)
 
     def abandon(self) -> None:
         """The response ends with calls that were never made: no history holds them."""
@@ -218,15 +232,15 @@ class HostedEvents(OutputEvents):
         items = [item for item in output if isinstance(item, dict)]
         # The others keep their places: a call may be told by its place alone.
         calls = [item if self._is_held(item) else {} for item in items]
-        for index, known in enumerate(FinalLookup(self._held).match(calls)):
-            if calls[index]:
-                self._tell_held(known or self._hold(items[index], index), items[index], whole=whole)
+        self._finals = FinalLookup(self._held).match(calls)
+        super().finish(map(self._told, items), whole=whole)
         for held in self._held:
             self._tell_held(held, {"status": "in_progress"}, whole=whole)
-        super().finish(map(self._told, items), whole=whole)
 
     def _finish_final(self, known: OutputItem | None, final: JsonObject, index: int, *, whole: bool) -> None:
-        if not self._is_held(final):
+        if self._is_held(final):
+            self._tell_held(self._finals[index] or self._hold(final, index), final, whole=whole)
+        else:
             super()._finish_final(known, final, index, whole=whole)
 
     def _target(self, item: JsonObject) -> Target | None:
@@ -259,8 +273,8 @@ class HostedEvents(OutputEvents):
         given = item.get("arguments")
         arguments = given if isinstance(given, str) and given else held.own.value()
         if target.asks:
-            told = _called(target) | {"type": "mcp_approval_request", "arguments": arguments}
-            request = self.add_own(told)
+            asked = {"type": "mcp_approval_request", **_called(target), "arguments": arguments}
+            request = self.add_own(asked)
             self.close_own(request, request.added)
         else:
             self.calls.append(HostedCall(self._add_search(arguments), target, arguments))
@@ -273,7 +287,7 @@ class HostedEvents(OutputEvents):
     def _told(self, item: JsonObject) -> JsonObject:
         """An item of the upstream's, as clients see it."""
         target = self._target(item)
-        if target is None:
+        if target is None or self._is_held(item):
             return item
         kept: JsonObject = {name: item[name] for name in ("id", "arguments", "status") if name in item}
         return {**_mcp_call(target, None), **kept}
@@ -285,12 +299,15 @@ class HostedEvents(OutputEvents):
         return new
 
     def _close_item(self, item: OutputItem, final: JsonObject) -> None:
+        if any(call.item is item for call in self.calls):
+            # Its result ends it.
+            return
         if final["type"] != "mcp_call" or item.own is None:
             super()._close_item(item, final)
         elif item.cut or final.get("status") == "incomplete":
             item.cut = True
             super()._close_item(item, {**final, "status": "incomplete"})
-        elif all(call.item is not item for call in self.calls):
+        else:
             if not item.own.complete:
                 self._complete(item.own, final.get("arguments"), {})
             self.calls.append(HostedCall(item, self._target_of(item), item.own.value()))
@@ -334,6 +351,18 @@ def search_query(arguments: str) -> str:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         query = None
     return query if isinstance(query, str) else arguments
+
+
+MAX_SOURCES = 100
+"""How many addresses of one search are shown."""
+
+_ADDRESS = re.compile(r"https?://[^\s<>\"'()\[\]{}|\\^`]+")
+
+
+def search_sources(found: str) -> list[JsonObject]:
+    """Return the addresses in what a search has found, each once, as ``action.sources`` has them."""
+    addresses = dict.fromkeys(each[0].rstrip(".,;:!?") for each in _ADDRESS.finditer(found))
+    return [{"type": "url", "url": address} for address in list(addresses)[:MAX_SOURCES]]
 
 
 def protocol_error(message: str, code: int = -32603) -> JsonObject:

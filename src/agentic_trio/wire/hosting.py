@@ -261,6 +261,10 @@ class Hosted:
                 target = Target("mcp_call", server.label, name, asks)
                 self.add(function_name(server.label, name), target, tool)
 
+    def add_search(self) -> None:
+        """Offer a search of the web. Raises InvalidRequest."""
+        self.add("web_search", Target("web_search_call", "", "web_search"), SEARCH_FUNCTION)
+
     def add(self, function: str, target: Target, tool: JsonObject) -> None:
         """Offer one tool as a function. ``tool`` has its description and schema. Raises InvalidRequest."""
         if function in self._taken:
@@ -312,6 +316,18 @@ class Hosted:
     def names(self, label: str) -> list[str]:
         """The functions of one server."""
         return [name for name, target in self._targets.items() if target.label == label]
+
+
+SEARCH_FUNCTION: JsonObject = {
+    "name": "web_search",
+    "description": "Search the web. Returns texts with their addresses.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"query": {"type": "string", "description": "What to search for."}},
+        "required": ["query"],
+        "additionalProperties": False,
+    },
+}
 
 
 def is_read_only(tool: JsonObject) -> bool:

@@ -189,7 +189,7 @@ def _mcp_call(item: JsonObject) -> list[JsonObject]:
     error = item.get("error")
     output = item.get("output")
     if error is not None:
-        output = f"Error: {_error_text(error)}"
+        output = f"Error: {error_text(error)}"
     elif output is None:
         output = NOT_COMPLETED
     return _pair(item, _mcp_name(item), item.get("arguments"), output)
@@ -199,8 +199,8 @@ def _mcp_name(item: JsonObject) -> str:
     return function_name(str(item.get("server_label", "")), str(item.get("name", "")))
 
 
-def _error_text(error: Any) -> str:
-    """The words of an error: a text, ``message``, or the texts of ``content``."""
+def error_text(error: Any) -> str:
+    """Return the words of an error: a text, ``message``, or the texts of ``content``."""
     if isinstance(error, dict):
         words = error.get("message") or error.get("content") or error
         error = _joined(words, "text", by="\n") if isinstance(words, list) else words

@@ -61,14 +61,18 @@ class RoundsAccumulator(Accumulator):
         count: int = (self._usage or {}).get("output_tokens", 0)
         return count
 
-    def host(self, hosted: Hosted, lists: list[tuple[str, list[JsonObject]]]) -> None:
+    def host(
+        self, hosted: Hosted, lists: list[tuple[str, list[JsonObject]]], *, shows_sources: bool = False
+    ) -> None:
         """Say what is run here, before the first round.
 
         Args:
             hosted: the functions.
             lists: the label and tools of each server that was asked, to be told when the stream begins.
+            shows_sources: whether the client is shown the addresses that a search has found.
         """
         self._output.hosted = hosted
+        self._output.shows_sources = shows_sources
         self._lists = lists
 
     def begin(self) -> list[bytes]:
