@@ -83,7 +83,7 @@ setup() {
         return
     fi
     local list; list=$(xargs <<<"$extras" | tr ' ' ',')
-    local size=; [[ $extras != *" local "* ]] || size=" (with the local model: 0.4 GB to fetch, 0.8 GB on the disk; a minute or two, once)"
+    local size=; [[ $extras != *" local "* ]] || size=" (with the local model: 0.4 GB to fetch, 0.7 GB on the disk; a minute or two, once)"
     say "Installing agentic-trio${list:+[$list]} with $(command -v uv >/dev/null && echo uv || echo pip)$size"
     rm -f "$stamp"
     # The build backend too has the locked version, which an isolated build would not give it.
