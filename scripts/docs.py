@@ -50,7 +50,8 @@ def reference() -> str:
 
 
 def reference_row(setting: Setting) -> tuple[str, ...]:
-    effect = f"{setting.help[0].upper()}{setting.help[1:]}. {setting.more}".strip()
+    reloads = "A reload changes it." if setting.reloads else ""
+    effect = " ".join(filter(None, (f"{setting.help[0].upper()}{setting.help[1:]}.", setting.more, reloads)))
     variables = ", ".join(f"`{variable}`" for variable in setting.variables)
     return f"`{setting.name}`", f"`{setting.flag}`", variables, default(setting), effect
 

@@ -46,6 +46,8 @@ NOT_NEGATIVE = (
     "graceful_timeout",
     "conversation_wait",
     "replay_retention",
+    "retention_days",
+    "fd",
     "upstream_retries",
 )
 
@@ -286,6 +288,13 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "log_probes": ("true", True),
     "log_requests": ("false", False),
     "bridge_silence": ("false", False),
+    "migration_backup": ("false", False),
+    "uds": ("/run/x.sock", "/run/x.sock"),
+    "certfile": ("x.pem", "x.pem"),
+    "keyfile": ("x.key", "x.key"),
+    "keyfile_password": ("null", "null"),
+    "root_path": ("/llm/", "/llm"),
+    "forwarded_allow_ips": ("10.0.0.0/8, unix", ("10.0.0.0/8", "unix")),
     "host": ("::1", "::1"),
     "auth": ("keys, oidc", ("keys", "oidc")),
     "open": ("true", True),
@@ -306,9 +315,10 @@ def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     variable = f"AGENTIC_TRIO_{name.upper()}"
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
-    assert type(getattr(config, name)) is type(
-        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys", keys_file="keys"), name)
+    texts = dict.fromkeys(
+        ("seal_keys_file", "keys_file", "uds", "certfile", "keyfile", "keyfile_password"), "x"
     )
+    assert type(getattr(config, name)) is type(getattr(Config(openai_api_key=SECRET, **texts), name))
     assert config.source_of(name) == Source("variable", variable)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import re
@@ -70,6 +71,30 @@ def _check_bases(bases: str) -> str | None:
 
 def _origins(bases: str) -> tuple[str, ...]:
     return tuple(base.rstrip("/").removesuffix("/v1") for base in bases.split(","))
+
+
+def parse_root(text: str) -> str:
+    """A path without a slash at its end."""
+    return text.rstrip("/")
+
+
+def _check_root(path: str) -> str | None:
+    if not path:
+        return None
+    fine = path.startswith("/") and path.isascii() and path.isprintable()
+    if fine and "//" not in path and not set(path) & set(" ?#%"):
+        return None
+    return "must be a path such as /llm, without spaces, ?, # and %"
+
+
+def _check_networks(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        if name not in ("*", "unix"):
+            try:
+                ipaddress.ip_network(name, strict=False)
+            except ValueError:
+                return f"must be addresses, networks, unix or *, not {name[:100]!r}"
+    return None
 
 
 def _check_base(base: str) -> str | None:
@@ -296,6 +321,72 @@ class Config:
         help="the port to listen on; 0 takes a free one",
         more="The port is printed.",
     )
+    uds: str | None = setting(
+        None,
+        "--uds",
+        group=LISTENING,
+        unit="path",
+        check=_check_path,
+        help="a Unix socket to listen on instead, for its user and group alone",
+    )
+    fd: int = setting(
+        0,
+        "--fd",
+        group=LISTENING,
+        at_least=0,
+        help="the descriptor of an open socket to listen on instead; 0 is none",
+        more="Sockets that systemd passes on (`LISTEN_FDS`) need no setting.",
+    )
+    certfile: str | None = setting(
+        None,
+        "--certfile",
+        group=LISTENING,
+        unit="path",
+        check=_check_path,
+        reloads=True,
+        help="the certificate, with its chain, to serve TLS with",
+    )
+    keyfile: str | None = setting(
+        None,
+        "--keyfile",
+        group=LISTENING,
+        unit="path",
+        check=_check_path,
+        reloads=True,
+        help="the certificate's private key, if that isn't in certfile",
+    )
+    keyfile_password: str | None = setting(
+        None,
+        "--keyfile-password",
+        group=LISTENING,
+        unit="password",
+        secret=True,
+        reloads=True,
+        check=_check_path,
+        help="what keyfile is encrypted with",
+        more="A flag shows in the process list: prefer a variable or a file.",
+    )
+    root_path: str = setting(
+        "",
+        "--root-path",
+        group=LISTENING,
+        unit="path",
+        parse=parse_root,
+        check=_check_root,
+        help="the path under which a proxy serves the gateway, such as /llm",
+        more="Requests are served with it and without it, as a proxy may take it off.",
+    )
+    forwarded_allow_ips: tuple[str, ...] = setting(
+        (),
+        "--forwarded-allow-ips",
+        group=LISTENING,
+        unit="addresses",
+        parse=parse_names,
+        check=_check_networks,
+        help="the proxies whose X-Forwarded-For, -Proto and -Host count",
+        more="Addresses and networks, separated by commas; `unix` is whoever connects to a Unix socket, and "
+        "`*` is anybody. What others send in these headers is ignored.",
+    )
     cors_allowed_origins: tuple[str, ...] = setting(
         (),
         "--cors-allowed-origins",
@@ -384,6 +475,23 @@ class Config:
         unit="seconds",
         help="how long the events of an ended stream can be read again; 0 keeps none",
         more="They are read with `GET /v1/responses/{id}?stream=true`. The response itself stays.",
+    )
+    migration_backup: bool = setting(
+        True,
+        "--migration-backup",
+        group=STORE,
+        help="copy a database of an older version before it is migrated",
+        more="The copy is `<file>.schema-<version>`. Without room for it, the gateway doesn't start.",
+    )
+    retention_days: float = setting(
+        0.0,
+        "--retention-days",
+        group=STORE,
+        at_least=0,
+        unit="days",
+        help="how long responses and unused conversations are kept; 0 keeps them for ever",
+        more="A response goes that many days after it was created, a conversation after it was last used. "
+        "What a newer response or conversation has in its history stays as long as that does.",
     )
     erase_after: float = setting(
         60.0,
@@ -657,6 +765,7 @@ class Config:
         "info",
         "--log-level",
         group=OPERATIONS,
+        reloads=True,
         help="the least that the log tells",
         more="A line for each request is `info`.",
     )
@@ -681,6 +790,8 @@ class Config:
                 raise ConfigError(f"{problem} (set by {printable(setter)})" if setter else problem)
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
+        if self.uds is not None and self.fd:
+            raise ConfigError("uds and fd are both given: give one of them")
         if "keys" in self.auth:
             # Raises, where there is no such path.
             _ = self.keys_path

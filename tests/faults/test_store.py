@@ -470,7 +470,7 @@ async def test_a_turn_of_which_nothing_can_be_read_is_failed_and_can_not_be_canc
 
 async def test_a_second_gateway_is_refused_and_the_first_goes_on(database: Path, spawner: Spawner) -> None:
     async with open_fake_upstream() as upstream, spawner.running(database, upstream.url) as process:
-        assert "in use by another gateway" in await refused(spawner, database)
+        assert f"in use by process {process.pid}" in await refused(spawner, database)
         await create(process, "hi")
 
 

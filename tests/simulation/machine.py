@@ -17,6 +17,9 @@ from agentic_trio.gateway.gateway import open_gateway_over
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.unrecorded import Unrecorded
+from agentic_trio.net.deadlines import open_deadlines
+from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.net.pump import Pump
 from agentic_trio.server import asgi_server
 from agentic_trio.server import serve as server_serve
 from agentic_trio.server.serve import serve
@@ -27,7 +30,7 @@ from agentic_trio.upstream.client import Upstream
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.web.app import attach, create_app
 from agentic_trio.wire.responses import crashed
-from tests.simulation.streams import Listener, connection, no_disconnects, open_disconnects
+from tests.simulation.streams import Listener, Ready, connection, no_disconnects, open_disconnects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,6 +123,7 @@ class Machine:
         self._ends: list[End] = []
         self._calls: trio.Nursery
         self._tasks = 0
+        self._pump: Pump
         self._opener: trio.CapacityLimiter | None = None
         self._writer: trio.CapacityLimiter | None = None
         self._uri = f"file:/simulation-{next(_numbers)}?vfs=memdb"
@@ -152,6 +156,11 @@ class Machine:
             with patch.object(schema, "memory_uri", lambda: self._uri):
                 store = await stack.enter_async_context(open_sqlite_store(":memory:", run_sync=self.run_sync))
             await store.recover(crashed)
+            deadlines = await stack.enter_async_context(open_deadlines())
+            pumping = await stack.enter_async_context(open_inner_nursery())
+            self._pump = Pump(Ready(), deadlines)
+            pumping.start_soon(self._pump.run)
+            stack.callback(pumping.cancel_scope.cancel)
             transport = await stack.enter_async_context(StreamTransport(connect=self.connect_to_model))
             idle = self.config.idle_timeout
             timeouts = {"connect": self.config.connect_timeout, "read": idle, "write": idle, "pool": None}
@@ -234,6 +243,7 @@ class Machine:
             raise OSError("connection refused")
         gateway, server = connection(self._random, back=self._random.choice((400, 65536)))
         self._ends.append(gateway)
+        gateway.pump = self._pump
         self._calls.start_soon(self._model_server.serve, server, self.number)
         return gateway
 
@@ -305,7 +315,9 @@ def release_app(gateway: Gateway) -> None:
     _free_apps.append(_apps.pop(gateway))
 
 
-def _open_listeners(config: HypercornConfig, deadlines: object) -> tuple[list[Listener], list[str]]:
+def _open_listeners(
+    config: HypercornConfig, deadlines: object, sockets: object
+) -> tuple[list[Listener], list[str]]:
     return [_listeners[config.bind[0]]], ["http://simulated"]
 
 

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from agentic_trio.auth.authenticator import open_authenticator
+from agentic_trio.config import SETTINGS
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.gateway.admission import Admission
+from agentic_trio.gateway.control import open_control
 from agentic_trio.gateway.conversations import Conversations
 from agentic_trio.gateway.embedding import Embedding
 from agentic_trio.gateway.idempotency import KEY_WAIT, key_in_use
 from agentic_trio.gateway.keys import open_sealing
 from agentic_trio.gateway.locks import Locks
+from agentic_trio.gateway.maintenance import Maintenance
 from agentic_trio.gateway.registry import Registry
 from agentic_trio.gateway.responses import Responses
 from agentic_trio.gateway.services import Services
@@ -33,9 +36,11 @@ from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.responses import crashed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from agentic_trio.config import Config
+    from agentic_trio.store.sqlite import SqliteStore
     from agentic_trio.tools.mcp_servers import ToolServers
 
 JsonObject = dict[str, Any]
@@ -43,6 +48,8 @@ JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 PRUNE_INTERVAL = 3600.0
+
+DAY = 86_400.0
 
 PROBE_AGE = 0.1
 """Seconds for which what a probe has found is taken to be so."""
@@ -65,6 +72,7 @@ class Gateway(Embedding):
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
         observer: what operators see.
+        reloads: called with a new configuration when a running gateway is to take what it can of it.
         closed: whether the block is over; the methods for programs then raise RuntimeError.
     """
 
@@ -80,11 +88,13 @@ class Gateway(Embedding):
         self.responses = Responses(services, self.turns)
         self.conversations = Conversations(
             services.store,
+            services.unrecorded,
             services.locks,
             services.mint,
             services.now,
             strict=services.config.strict_parameters,
         )
+        self.reloads: list[Callable[[Config], None]] = []
         self.closed = False
         self.observer = services.observer
         self._services = services
@@ -95,6 +105,21 @@ class Gateway(Embedding):
     def own_context(self) -> RequestContext:
         """The context of the program that embeds the gateway."""
         return RequestContext(authorization=bearer(self.config.openai_api_key))
+
+    def reload(self, config: Config) -> None:
+        """Take the settings of another configuration that a running gateway can change; log the others."""
+        for reload in self.reloads:
+            try:
+                reload(config)
+            except ConfigError as error:
+                logger.error("not reloaded: %s", error)
+        changed = [
+            name
+            for name, each in SETTINGS.items()
+            if not each.reloads and getattr(config, name) != getattr(self.config, name)
+        ]
+        if changed:
+            logger.warning("these settings have changed, and need a restart: %s", ", ".join(changed))
 
     async def probe(self) -> None:
         """Ask the model server and the store whether they work.
@@ -140,7 +165,7 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
     async with (
         open_authenticator(config, time.time) as authenticator,
-        open_sqlite_store(config.database_path) as store,
+        _open_store(config) as store,
         open_upstream(config) as upstream,
         open_tools(config) as tools,
     ):
@@ -165,7 +190,11 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
             sealing=sealing,
         )
         async with open_gateway_over(services) as gateway:
-            yield gateway
+            maintenance = Maintenance(
+                config.database_path, store, turns=gateway.turns, unrecorded=services.unrecorded
+            )
+            async with open_control(config.database_path, maintenance.commands):
+                yield gateway
 
 
 @asynccontextmanager
@@ -197,7 +226,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
     async with open_inner_nursery() as service:
         gateway = Gateway(services, service)
         service.start_soon(services.unrecorded.run)
-        service.start_soon(prune_streams, services)
+        service.start_soon(prune_expired, services)
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
         service.start_soon(services.observer.run)
@@ -211,13 +240,25 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
             service.cancel_scope.cancel()
 
 
-async def prune_streams(services: Services) -> None:
-    """Forget, now and then, the streams of turns that ended too long ago to be read again."""
+def _open_store(config: Config) -> AbstractAsyncContextManager[SqliteStore]:
+    return open_sqlite_store(config.database_path, migration_backup=config.migration_backup)
+
+
+async def prune_expired(services: Services) -> None:
+    """Forget, now and then, the streams that ended too long ago to be read again, and what is too old."""
+    config = services.config
     while True:
         # The store logs what it can't do; it is tried again.
         with suppress(StoreError):
-            await services.store.prune_events(int(services.now() - services.config.replay_retention))
+            await services.store.prune_events(int(services.now() - config.replay_retention))
+            if config.retention_days:
+                await _expire(services, int(services.now() - config.retention_days * DAY))
         await trio.sleep(PRUNE_INTERVAL)
+
+
+async def _expire(services: Services, before: int) -> None:
+    while await services.store.expire(before):
+        pass
 
 
 async def sweep_deleted(services: Services, turns: Registry) -> None:

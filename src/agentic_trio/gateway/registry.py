@@ -154,6 +154,10 @@ class Registry:
             for turn in list(self._running.values()):
                 turn.wake_if_quiet()
 
+    def running(self) -> list[Turn]:
+        """The turns that run now."""
+        return list(self._running.values())
+
     async def wait_for_running(self) -> None:
         """Wait until every turn that runs now has ended. Cancellation: stops waiting."""
         for turn in list(self._running.values()):

@@ -296,10 +296,8 @@ class Turn:
             self._response.receive_json(body)
 
     async def _follow_stream(self, answer: Answer) -> None:
-        with trio.CancelScope() as lingering:
-            async for chunk in answer.chunks:
-                if self._response.followed:
-                    continue
+        def take(chunk: bytes) -> bool:
+            if not self._response.followed:
                 if not self.figures.first:
                     self.figures.first = self.figures.clock()
                 self._ticket.charge(len(chunk))
@@ -307,6 +305,10 @@ class Turn:
                 if self._response.followed:
                     self.figures.answered = self.figures.clock()
                     lingering.deadline = trio.current_time() + LINGER
+            return True
+
+        with trio.CancelScope() as lingering:
+            await answer.chunks.follow(take)
         self._log(self._response.end_of_stream())
 
     def _log(self, events: Sequence[bytes]) -> None:
@@ -347,7 +349,7 @@ class Turn:
             return
         if self.call.store and recording.row is not Row.NONE:
             await recording.withdraw(self._response, self.log)
-        self.log.extend(recording.last_events(self._response))
+        self.log.append_last(recording.last_events(self._response))
 
     def _take_figures(self) -> None:
         snapshot, error = self._response.snapshot, self._error

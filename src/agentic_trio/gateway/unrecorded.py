@@ -64,6 +64,21 @@ class Unrecorded:
         self._sizes.pop(id, None)
         self._given_up.pop(id, None)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to record."""
+        return bool(self._endings or self._given_up)
+
+    async def settle_all(self, owner: str, conversation: str) -> None:
+        """Do as ``settle`` does for every response that was made in a conversation."""
+        made = [
+            ending.id
+            for ending in self._endings.values()
+            if (ending.owner, ending.conversation) == (owner, conversation)
+        ]
+        for id in made:
+            await self.settle(owner, id)
+
     def find(self, owner: str, id: str) -> Ending | None:
         """Return the ending of a response, if it is kept here."""
         ending = self._endings.get(id)

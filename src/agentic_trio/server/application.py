@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from agentic_trio.errors import GatewayError
-from agentic_trio.server.exchange import ClientGone, Receive
+from agentic_trio.server.exchange import ClientGone, Receive, Send
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
@@ -55,7 +55,7 @@ class Application:
         started = time()
         scope = _scope(exchange.head, self._config.root_path, caller)
         try:
-            await self._app(scope, Receive(exchange, caller.peer), exchange.send)
+            await self._app(scope, Receive(exchange, caller.peer), Send(exchange))
         except (Exception, BaseExceptionGroup) as error:
             self._failed(exchange, error)
         else:

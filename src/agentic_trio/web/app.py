@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 from agentic_trio.web import conversations, docs, health, openapi, relay, responses
 from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
+from agentic_trio.web.proxies import Proxies
 from agentic_trio.web.websocket import NoWebSocket
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS")
 PREFLIGHT_SECONDS = 600
 
 
-def create_app(gateway: Gateway | None = None) -> GatewayApp:
+def create_app(gateway: Gateway | None = None, *, listens: bool = True) -> GatewayApp:
     """An ASGI app that serves a gateway.
 
     Args:
         gateway: without one, whoever serves the app sets ``app.gateway`` before the first request.
+        listens: as for ``attach``.
     """
     app = GatewayApp("agentic_trio", static_folder=None)
     # Otherwise a doubled slash is answered with a redirect: an HTML page that repeats the Host header.
@@ -50,7 +52,7 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
     app.before_request(_authenticate_the_lost)
     app.after_request(_name_request)
     if gateway is not None:
-        attach(app, gateway)
+        attach(app, gateway, listens=listens)
     return app
 
 
@@ -64,6 +66,7 @@ def attach(app: GatewayApp, gateway: Gateway, *, listens: bool = True) -> None:
     """
     app.gateway = gateway
     app.callers = Callers(gateway.config, listens=listens)
+    app.proxies = Proxies(gateway.config)
     origins = gateway.config.cors_allowed_origins
     if origins:
         cors(

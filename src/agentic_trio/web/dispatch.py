@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from agentic_trio.context import Scope
     from agentic_trio.gateway.gateway import Gateway
     from agentic_trio.web.callers import Callers
+    from agentic_trio.web.proxies import Proxies
 
     Handler = Callable[..., Awaitable[Reply]]
     View = Callable[..., Awaitable[Response]]
@@ -139,6 +140,8 @@ class RequestNursery(TrioASGIHTTPConnection):
         request: RequestScope | None = None
         try:
             async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+                if not self.app.proxies.idle:
+                    self.scope = self.app.proxies.seen(self.scope)
                 request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
                 await self._serve(request, send)
             if request.timed_out:
@@ -212,6 +215,7 @@ class GatewayApp(QuartTrio):
     Attributes:
         gateway: what it serves.
         callers: the hosts and origins that may call.
+        proxies: whose word counts on who the client is.
         direct: (method, path) -> handler, for the routes that may skip the dispatch.
         public: the paths that anyone may call, without saying who it is.
     """
@@ -220,6 +224,7 @@ class GatewayApp(QuartTrio):
     request_class = DispatchedRequest
     gateway: Gateway
     callers: Callers
+    proxies: Proxies
     direct: Mapping[tuple[str, str], Handler]
     public: Set[str]
 
