@@ -44,6 +44,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "mcp_list_age",
     "graceful_timeout",
+    "oidc_leeway",
     "conversation_wait",
     "replay_retention",
     "retention_days",
@@ -296,8 +297,13 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "root_path": ("/llm/", "/llm"),
     "forwarded_allow_ips": ("10.0.0.0/8, unix", ("10.0.0.0/8", "unix")),
     "host": ("::1", "::1"),
-    "auth": ("keys, oidc", ("keys", "oidc")),
+    "auth": (" keys ,", ("keys",)),
     "open": ("true", True),
+    "oidc_issuer": ("https://issuer.example", "https://issuer.example"),
+    "oidc_audience": ("gateway", "gateway"),
+    "oidc_algorithms": ("ES512,RS256", ("ES512", "RS256")),
+    "oidc_owner": ("oidc:{sub}", "oidc:{sub}"),
+    "oidc_scope_claim": ("scp", "scp"),
     "keys_file": ("some.keys", "some.keys"),
     "openai_api_key": ("null", "null"),
     "mcp_servers": ("a=http://host/mcp\nb=https://x", ("a=http://host/mcp", "b=https://x")),
@@ -309,16 +315,28 @@ TEXTS: dict[str, tuple[str, Any]] = {
 """Field -> a text and its value. All others are numbers."""
 
 
+FILLED = Config(
+    openai_api_key=SECRET,
+    seal_keys_file="keys",
+    keys_file="keys",
+    uds="x",
+    certfile="x",
+    keyfile="x",
+    keyfile_password="x",
+    oidc_issuer="https://issuer.example",
+    oidc_audience="gateway",
+    oidc_scope_claim="scope",
+)
+"""Has a value where the default is none."""
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     text, value = TEXTS.get(name, (" 7 ", 7))
     variable = f"AGENTIC_TRIO_{name.upper()}"
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
-    texts = dict.fromkeys(
-        ("seal_keys_file", "keys_file", "uds", "certfile", "keyfile", "keyfile_password"), "x"
-    )
-    assert type(getattr(config, name)) is type(getattr(Config(openai_api_key=SECRET, **texts), name))
+    assert type(getattr(config, name)) is type(getattr(FILLED, name))
     assert config.source_of(name) == Source("variable", variable)
 
 

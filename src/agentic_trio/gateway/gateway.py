@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from agentic_trio.auth.authenticator import Authenticate
     from agentic_trio.config import Config
     from agentic_trio.store.sqlite import SqliteStore
     from agentic_trio.tools.mcp_servers import ToolServers
@@ -148,12 +149,16 @@ class Gateway(Embedding):
 
 
 @asynccontextmanager
-async def open_gateway(config: Config, *, observer: Observer | None = None) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    config: Config, *, observer: Observer | None = None, authenticate: Authenticate | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
 
     Args:
         config: its configuration.
         observer: what operators see; without one, there is no log of its requests.
+        authenticate: says who a request over HTTP comes from, by its headers; beside what ``config.auth``
+            names, if that names anything.
 
     Raises:
         ConfigError: the database can't be used.
@@ -164,7 +169,7 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
     async with (
-        open_authenticator(config, time.time) as authenticator,
+        open_authenticator(config, time.time, authenticate) as authenticator,
         _open_store(config) as store,
         open_upstream(config) as upstream,
         open_tools(config) as tools,

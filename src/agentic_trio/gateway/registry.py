@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
+    from agentic_trio.store.contract import History
     from agentic_trio.wire.create_response import CreateResponse
 
 LARGE_BODY = 256 * 1024
@@ -56,8 +57,18 @@ class Registry:
         ticket: Ticket,
         *,
         key: IdempotencyKey | None = None,
+        local: History | None = None,
+        generates: bool = True,
     ) -> Turn:
         """A turn for a request's body. It has taken over the ticket, and must now be run or started.
+
+        Args:
+            body: the request's.
+            context: the request's own values.
+            ticket: has its slot and its memory.
+            key: what makes another request a repeat of it.
+            local: what it continues, where that isn't stored.
+            generates: whether the model is asked for an answer.
 
         Raises:
             InvalidRequest: the body is not a valid request. The ticket is untouched, here and below.
@@ -72,7 +83,7 @@ class Registry:
                 raise TooManyRequests("Too many background responses are waiting. Please retry later.")
             ticket.give_slot_back()
         kind = ToolTurn if call.runs_tools else Turn
-        return kind(call, context, services, ticket.pop_all(), key=key)
+        return kind(call, context, services, ticket.pop_all(), key=key, local=local, generates=generates)
 
     async def _parse(self, body: bytes) -> CreateResponse:
         """Parse a body; a large one in slices, between which other tasks get their turn."""

@@ -78,15 +78,18 @@ async def _serve(
 
         async def told_to_stop() -> None:
             await shutdown_trigger()
-            gateway.admission.closed = True
+            gateway.admission.close()
             nursery.start_soon(_end_turns, gateway, trio.current_time() + config.graceful_timeout)
 
         await serve_asgi(
             create_app(gateway, listens=binding.loopback),
             settings,
             limits=ConnectionLimits(
-                max_connections=config.max_connections, write_timeout=config.write_timeout
+                max_connections=config.max_connections,
+                write_timeout=config.write_timeout,
+                max_message_bytes=config.max_request_body_size,
             ),
+            websockets=True,
             sockets=sockets,
             observer=gateway.observer,
             shutdown_trigger=told_to_stop,

@@ -12,7 +12,7 @@ from agentic_trio.web import conversations, docs, health, openapi, relay, respon
 from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
 from agentic_trio.web.proxies import Proxies
-from agentic_trio.web.websocket import NoWebSocket
+from agentic_trio.web.responses_socket import ResponsesSocket
 
 if TYPE_CHECKING:
     from quart import Response
@@ -48,7 +48,7 @@ def create_app(gateway: Gateway | None = None, *, listens: bool = True) -> Gatew
         app.public |= routes.public
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
-    app.asgi_websocket_class = NoWebSocket
+    app.asgi_websocket_class = ResponsesSocket
     app.before_request(_authenticate_the_lost)
     app.after_request(_name_request)
     if gateway is not None:
