@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
     from agentic_trio.store.contract import Store
 
-SERVERS = sorted(installed())
+SERVERS = sorted(installed(), reverse=True)[: None if os.environ.get("ALL_POSTGRES_SERVERS") else 1]
+"""The wheel's alone, since each more doubles the time; all of them where that is asked for."""
 
 
 @pytest.fixture(scope="session")
@@ -52,11 +54,8 @@ async def store(
 ) -> AsyncIterator[Store]:
     """An empty store, of each kind that there is."""
     if request.param in SERVERS:
-        server = server_of(request.param)
-        url = server.new_database()
-        async with open_postgres_store(url) as in_postgres:
+        async with open_postgres_store(server_of(request.param).emptied_database()) as in_postgres:
             yield in_postgres
-        server.drop(url)
         return
     path = ":memory:" if request.param == "sqlite-memory" else str(tmp_path / "turns.db")
     async with open_sqlite_store(path) as opened:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentic_trio.store.contract import Conversation, Missing, StoredResponse
-from agentic_trio.store.paging import is_backwards
+from agentic_trio.store.paging import fitting, is_backwards
+from agentic_trio.store.postgres import rows
 from agentic_trio.store.postgres.batch import array_of, pairs_of
 from agentic_trio.store.postgres.connecting import raw, text
 
@@ -34,7 +35,14 @@ def _lists(table: str, columns: str, model: str = "") -> dict[bool, str]:
     }
 
 
-_RESPONSES = _lists("turn", "id, status, body, thread, first, last", _MODEL)
+_RESPONSES = _lists(
+    "turn",
+    """id, octet_length(body) + coalesce((
+        SELECT sum(octet_length(data)) FROM entry
+        WHERE entry.thread = turn.thread AND position BETWEEN first AND last
+    ), 0)""",
+    _MODEL,
+)
 _CONVERSATIONS = _lists("conversation", "id, created_at, body")
 _CURSORS = {
     "response": "SELECT created_at FROM turn WHERE owner = %(owner)s AND id = %(id)s",
@@ -48,23 +56,10 @@ def responses(
     """See ``Store.list_responses``."""
     values = _values(db, owner, query, metadata, "response")
     values["model"] = None if model is None else raw(model)
-    rows, more = _page(db, _RESPONSES, values, query)
-    page = [
-        StoredResponse(text(id), status, body, _output(db, thread, first, last))
-        for id, status, body, thread, first, last in rows
-    ]
-    return page, more
-
-
-def _output(db: Database, thread: int | None, first: int | None, last: int | None) -> Sequence[bytes]:
-    if first is None:
-        return ()
-    rows = db.execute(
-        "SELECT data FROM entry WHERE thread = %(thread)s AND position BETWEEN %(first)s AND %(last)s"
-        " ORDER BY position",
-        {"thread": thread, "first": first, "last": last},
-    )
-    return [data for (data,) in rows]
+    found = _rows(db, _RESPONSES, values, query)
+    kept, more = _page(found, fitting((size for _, size in found), query.limit), query)
+    whole = rows.responses(db, owner, [id for id, _ in kept])
+    return [whole[id] for id, _ in kept], more
 
 
 def conversations(
@@ -72,8 +67,8 @@ def conversations(
 ) -> tuple[Sequence[Conversation], bool]:
     """See ``Store.list_conversations``."""
     values = _values(db, owner, query, metadata, "conversation")
-    rows, more = _page(db, _CONVERSATIONS, values, query)
-    return [Conversation(text(id), created_at, body) for id, created_at, body in rows], more
+    kept, more = _page(_rows(db, _CONVERSATIONS, values, query), query.limit, query)
+    return [Conversation(text(id), created_at, body) for id, created_at, body in kept], more
 
 
 def _values(
@@ -104,12 +99,17 @@ def _values(
     }
 
 
-def _page(
+def _rows(
     db: Database, statements: dict[bool, str], values: dict[str, Any], query: PageQuery
-) -> tuple[list[tuple[Any, ...]], bool]:
+) -> list[tuple[Any, ...]]:
+    """The rows of a page and one more, in the query's direction."""
     newest_first = (query.order == "asc") == is_backwards(query)
-    rows = db.execute(statements[newest_first], values).fetchall()
-    kept = rows[: query.limit]
+    return db.execute(statements[newest_first], values).fetchall()
+
+
+def _page(found: list[tuple[Any, ...]], count: int, query: PageQuery) -> tuple[list[tuple[Any, ...]], bool]:
+    """The first ``count`` of what was found, in the page's order, and whether there are more."""
+    kept = found[:count]
     if is_backwards(query):
         kept.reverse()
-    return kept, len(rows) > query.limit
+    return kept, len(found) > count

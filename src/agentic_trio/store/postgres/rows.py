@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import zlib
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -28,21 +30,32 @@ logger = logging.getLogger(__name__)
 
 _ROW = "SELECT 1 FROM turn WHERE owner = %(owner)s AND id = %(id)s"
 _WHOLE = """
-    SELECT status, CASE WHEN position IS NULL OR position = first THEN body END, fingerprint, position, data
+    SELECT id, status, CASE WHEN position IS NULL OR position = first THEN body END, fingerprint, position,
+        data
     FROM turn LEFT JOIN entry ON entry.thread = turn.thread AND position BETWEEN first AND last
-    WHERE owner = %(owner)s AND id = %(id)s ORDER BY position
+    WHERE owner = %(owner)s AND id = ANY(%(ids)s::bytea[]) ORDER BY id, position
 """
-"""A response with a row for each item of its output, the first of which has its body."""
+"""Responses with a row for each item of their output, the first of which has the body."""
 
 
 def response(db: Database, owner: str, id: str) -> StoredResponse:
     """See ``Store.response``. One round trip."""
-    rows = db.execute(_WHOLE, {"owner": raw(owner), "id": raw(id)}).fetchall()
-    if not rows:
+    found = responses(db, owner, [raw(id)])
+    if not found:
         raise Missing("response", id)
-    status, body, fingerprint, position, _ = rows[0]
-    output = () if position is None else [row[4] for row in rows]
-    return StoredResponse(id, status, body, output, fingerprint)
+    return found[raw(id)]
+
+
+def responses(db: Database, owner: str, ids: Sequence[bytes]) -> dict[bytes, StoredResponse]:
+    """Read responses, those that are there."""
+    found = {}
+    rows = db.execute(_WHOLE, {"owner": raw(owner), "ids": list(ids)})
+    for id, group in groupby(rows, key=itemgetter(0)):
+        of_one = list(group)
+        _, status, body, fingerprint, position, _ = of_one[0]
+        output = () if position is None else [row[5] for row in of_one]
+        found[id] = StoredResponse(text(id), status, body, output, fingerprint)
+    return found
 
 
 def keyed(db: Database, owner: str, key: bytes) -> StoredResponse | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from agentic_trio.store.contract import History, HistoryTooLarge, Item, Missing, NotEnded, Place, StoreError
-from agentic_trio.store.paging import cut, is_backwards
+from agentic_trio.store.paging import MAX_PAGE_BYTES, cut, is_backwards
 from agentic_trio.store.postgres.connecting import raw, text
 from agentic_trio.store.threads import MAX_HISTORY_BYTES, MAX_POSITION, Segment, load_calls
 
@@ -120,10 +120,19 @@ _VISIBLE = (
     " AND (dropped IS NULL OR dropped > %(end)s)"
 )
 _SCAN = {
-    newest_first: f"SELECT item, issued, data FROM entry WHERE {_VISIBLE}"
-    f" ORDER BY position {'DESC' if newest_first else 'ASC'} LIMIT %(limit)s"
-    for newest_first in (False, True)
+    newest_first: f"""
+        SELECT item, issued, data FROM (
+            SELECT position, item, issued, data, coalesce(sum(octet_length(data)) OVER (
+                ORDER BY position {way} ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING
+            ), 0) AS before
+            FROM entry WHERE {_VISIBLE} ORDER BY position {way} LIMIT %(limit)s
+        ) AS found
+        WHERE %(most)s::bigint IS NULL OR before <= %(most)s ORDER BY position {way}
+    """
+    for newest_first, way in ((False, "ASC"), (True, "DESC"))
 }
+"""By whether the newest come first. ``before`` is the size of all before the item, but for the last of them:
+the item that exceeds a bound is read, and one more, which says that there are more."""
 
 
 def read_items(
@@ -134,16 +143,30 @@ def read_items(
     low: int = 0,
     high: int = MAX_POSITION + 1,
     limit: int | None = None,
+    max_bytes: int | None = None,
 ) -> list[Item]:
-    """Items of a view at positions between ``low`` and ``high`` (exclusive)."""
+    """Items of a view at positions between ``low`` and ``high`` (exclusive).
+
+    With ``max_bytes`` there are no more than exceed it, and at least one more if there is one.
+    """
     items: list[Item] = []
+    used = 0
     for thread, start, end in reversed(segments) if newest_first else segments:
         first, last = max(start, low), min(end, high - 1)
         left = None if limit is None else limit - len(items)
-        if first < last and left != 0:
-            bounds = {"thread": thread, "first": first, "last": last, "end": end, "limit": left}
-            rows = db.execute(_SCAN[newest_first], bounds)
-            items += [Item(text(item), data, issued) for item, issued, data in rows]
+        if first >= last or left == 0:
+            continue
+        # The last item doesn't count: the one after it must be read if it was the one to exceed.
+        counted = used - (len(items[-1].data) if items else 0)
+        if max_bytes is not None and counted > max_bytes:
+            break
+        most = None if max_bytes is None else max_bytes - counted
+        bounds = {"thread": thread, "first": first, "last": last, "end": end, "limit": left, "most": most}
+        found = [
+            Item(text(item), data, issued) for item, issued, data in db.execute(_SCAN[newest_first], bounds)
+        ]
+        items += found
+        used += sum(len(item.data) for item in found)
     return items
 
 
@@ -180,6 +203,7 @@ def page_of_view(db: Database, segments: Sequence[Segment], query: PageQuery) ->
         low=0 if low is None else low,
         high=MAX_POSITION + 1 if high is None else high,
         limit=query.limit + 1,
+        max_bytes=MAX_PAGE_BYTES,
     )
     return cut(items, query)
 
