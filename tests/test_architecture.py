@@ -70,6 +70,7 @@ OWNERS = {
     "prometheus_client": ("telemetry",),
     "opentelemetry": ("telemetry",),
     "cryptography": ("wire.sealing",),
+    "wsproto": ("server.websocket",),
 }
 """Library -> the only modules that may name it."""
 

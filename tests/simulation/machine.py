@@ -13,6 +13,7 @@ import trio
 
 from agentic_trio.gateway import retries
 from agentic_trio.gateway.admission import Admission
+from agentic_trio.gateway.fair_queue import FairQueue
 from agentic_trio.gateway.gateway import open_gateway_over
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.services import Services
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.tools.mcp_servers import ToolServers
     from agentic_trio.web.dispatch import GatewayApp
     from tests.simulation.model_server import ModelServer
     from tests.simulation.record import Record
@@ -113,6 +115,7 @@ class Machine:
         self.over = trio.Event()
         self.stop = trio.Event()
         self.dead = False
+        self.tools: ToolServers | None = None
         self.ended = 0
         self.stopped_at = 0.0
         self.over_at = 0.0
@@ -174,10 +177,11 @@ class Machine:
                 admission=Admission(
                     max_requests=self.config.max_concurrent_requests, max_bytes=self.config.max_held_bytes
                 ),
-                background=trio.CapacityLimiter(self.config.max_background),
+                background=FairQueue(self.config.max_background),
                 mint=self.mint,
                 now=now,
                 clock=trio.current_time,
+                tools=self.tools,
             )
             self.gateway = await stack.enter_async_context(open_gateway_over(self.services))
             _listeners[f"{self.config.host}:{self.config.port}"] = self._listener
@@ -253,7 +257,7 @@ class Machine:
         return {
             "turns": len(gateway.turns._running),
             "background turns": gateway.turns._in_background,
-            "background slots": services.background.borrowed_tokens,
+            "background slots": services.background.borrowed,
             "locks": len(services.locks._locks),
             "keys": len(gateway.keys._locks),
             "admitted": self.config.max_concurrent_requests - gateway.admission.slots,
@@ -304,9 +308,9 @@ _free_apps: list[GatewayApp] = []
 _apps: dict[Gateway, GatewayApp] = {}
 
 
-def take_app(gateway: Gateway) -> GatewayApp:
+def take_app(gateway: Gateway, *, listens: bool = True) -> GatewayApp:
     app = _free_apps.pop() if _free_apps else create_app()
-    attach(app, gateway)
+    attach(app, gateway, listens=listens)
     _apps[gateway] = app
     return app
 

@@ -7,13 +7,15 @@ takes a slot once the body is there, and hands the ticket to its turn, which kee
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable
 from agentic_trio.telemetry.edges import Overload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Admission:
         bytes_left: how many more bytes of bodies, histories and answers may be in memory now; less than
             none while answers take more than there is.
         closed: whether the server is shutting down, so that nothing more is admitted.
+        on_close: what is called when that begins.
         no_slots, no_memory: tell of requests that are refused.
     """
 
@@ -51,8 +54,15 @@ class Admission:
         self.slots = max_requests
         self.bytes_left = max_bytes
         self.closed = False
+        self.on_close: set[Callable[[], None]] = set()
         self.no_slots = Overload(logger, "slots", "every slot at the model server is taken")
         self.no_memory = Overload(logger, "memory", "there is no memory for more bodies and histories")
+
+    def close(self) -> None:
+        """Admit nothing more, and tell those who wait for that."""
+        self.closed = True
+        for call in list(self.on_close):
+            call()
 
     def check(self) -> None:
         """Refuse a request whose body has not been read, if there is no slot for it now.
@@ -88,16 +98,51 @@ class Admission:
         self.bytes_left -= size
 
 
+class Place(Protocol):
+    """What a request takes of its owner's quotas."""
+
+    def begin_now(self) -> None:
+        """Count it among those that run. Raises TooManyRequests if it can't be now."""
+
+    def begin(self) -> bool:
+        """Count it among those that run; False, and nothing, if it can't be now."""
+
+    def pause(self) -> None:
+        """Count it no longer: it waits, or is over."""
+
+    def use(self, tokens: int) -> None:
+        """Count tokens."""
+
+
 class Ticket:
     """What one request has taken. Leaving its block, or ``close``, gives all of it back."""
 
-    __slots__ = ("_admission", "_counted", "_has_slot", "_reserved")
+    __slots__ = ("_admission", "_counted", "_has_slot", "_place", "_reserved")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._has_slot = False
+        self._place: Place | None = None
         self._reserved = 0
         self._counted = 0
+
+    def take_place(self, place: Place) -> None:
+        """Take over what a request takes of its owner's quotas."""
+        self._place = place
+
+    def begin_now(self) -> None:
+        """Count a request among those of its owner that run. Raises TooManyRequests if it can't be now."""
+        if self._place is not None:
+            self._place.begin_now()
+
+    def begin(self) -> bool:
+        """Count a request that waited among those of its owner that run; False if it has to wait on."""
+        return self._place is None or self._place.begin()
+
+    def use(self, tokens: int) -> None:
+        """Count tokens against the owner's quotas."""
+        if self._place is not None:
+            self._place.use(tokens)
 
     def take_slot(self) -> None:
         """Take a slot at the model server; a ticket has one at most. Raises TooManyRequests."""
@@ -111,6 +156,8 @@ class Ticket:
         if self._has_slot:
             self._has_slot = False
             self._admission.slots += 1
+        if self._place is not None:
+            self._place.pause()
 
     def reserve(self, size: int) -> None:
         """Reserve memory for ``size`` more bytes.
@@ -139,6 +186,7 @@ class Ticket:
         """Move everything to a new ticket: whoever has that one gives it back."""
         moved = Ticket(self._admission)
         moved._has_slot, moved._reserved, moved._counted = self._has_slot, self._reserved, self._counted
+        moved._place, self._place = self._place, None
         self._has_slot, self._reserved, self._counted = False, 0, 0
         return moved
 

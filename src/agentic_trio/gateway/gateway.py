@@ -18,6 +18,7 @@ from agentic_trio.gateway.admission import Admission
 from agentic_trio.gateway.control import open_control
 from agentic_trio.gateway.conversations import Conversations
 from agentic_trio.gateway.embedding import Embedding
+from agentic_trio.gateway.fair_queue import FairQueue
 from agentic_trio.gateway.idempotency import KEY_WAIT, key_in_use
 from agentic_trio.gateway.keys import open_sealing
 from agentic_trio.gateway.locks import Locks
@@ -27,10 +28,12 @@ from agentic_trio.gateway.responses import Responses
 from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.gateway.unrecorded import Unrecorded
+from agentic_trio.gateway.usage import default_limits, keep_usage, open_quotas, write_usage
 from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
+from agentic_trio.telemetry.edges import event
 from agentic_trio.telemetry.observer import Observer
 from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.responses import crashed
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from agentic_trio.auth.authenticator import Authenticate
     from agentic_trio.config import Config
     from agentic_trio.store.sqlite import SqliteStore
     from agentic_trio.tools.mcp_servers import ToolServers
@@ -65,6 +69,7 @@ class Gateway(Embedding):
         upstream: the model server, or several.
         admission: the bounds on requests and on the memory that they take.
         hosted: the types of tools that are run here.
+        quotas: what owners and keys may use; None where that is without bounds.
         authenticator: finds out who a request comes from; None where nobody has to say.
         turns: those that run, and new ones.
         seals: whether reasoning can be sealed for clients.
@@ -82,6 +87,7 @@ class Gateway(Embedding):
         self.admission = services.admission
         self.hosted = services.hosted
         self.authenticator = services.authenticator
+        self.quotas = services.quotas
         self.turns = Registry(services, service)
         self.seals = services.sealing is not None
         self.keys = Locks(KEY_WAIT, key_in_use)
@@ -95,6 +101,9 @@ class Gateway(Embedding):
             strict=services.config.strict_parameters,
         )
         self.reloads: list[Callable[[Config], None]] = []
+        if self.quotas is not None:
+            self.quotas.freed = services.background.wake
+            self.reloads.append(self._set_limits)
         self.closed = False
         self.observer = services.observer
         self._services = services
@@ -105,6 +114,10 @@ class Gateway(Embedding):
     def own_context(self) -> RequestContext:
         """The context of the program that embeds the gateway."""
         return RequestContext(authorization=bearer(self.config.openai_api_key))
+
+    def _set_limits(self, config: Config) -> None:
+        if self.quotas is not None:
+            self.quotas.defaults = default_limits(config)
 
     def reload(self, config: Config) -> None:
         """Take the settings of another configuration that a running gateway can change; log the others."""
@@ -148,12 +161,16 @@ class Gateway(Embedding):
 
 
 @asynccontextmanager
-async def open_gateway(config: Config, *, observer: Observer | None = None) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    config: Config, *, observer: Observer | None = None, authenticate: Authenticate | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
 
     Args:
         config: its configuration.
         observer: what operators see; without one, there is no log of its requests.
+        authenticate: says who a request over HTTP comes from, by its headers; beside what ``config.auth``
+            names, if that names anything.
 
     Raises:
         ConfigError: the database can't be used.
@@ -163,14 +180,15 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
     """
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
+    observer = observer or Observer()
     async with (
-        open_authenticator(config, time.time) as authenticator,
-        _open_store(config) as store,
+        open_authenticator(config, time.time, authenticate) as authenticator,
+        _open_store(config, observer) as store,
         open_upstream(config) as upstream,
         open_tools(config) as tools,
     ):
         try:
-            await store.recover(crashed)
+            _tell_recovered(await store.recover(crashed))
             sealing = await open_sealing(config, store)
         except StoreError as error:
             raise ConfigError(f"store {config.database_path!r}: {error}") from error
@@ -181,20 +199,31 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
             locks=Locks(config.conversation_wait),
             unrecorded=Unrecorded(store),
             admission=Admission(max_requests=config.max_concurrent_requests, max_bytes=config.max_held_bytes),
-            background=trio.CapacityLimiter(config.max_background),
+            background=FairQueue(config.max_background),
+            quotas=await open_quotas(config, authenticator, time.time),
             mint=mint_id,
             now=time.time,
+            observer=observer,
             tools=tools,
-            observer=observer or Observer(),
             authenticator=authenticator,
             sealing=sealing,
         )
+        observer.show("queued_writes", "Writes that wait for the store", lambda: store.writer.waiting)
         async with open_gateway_over(services) as gateway:
             maintenance = Maintenance(
                 config.database_path, store, turns=gateway.turns, unrecorded=services.unrecorded
             )
             async with open_control(config.database_path, maintenance.commands):
                 yield gateway
+
+
+def _tell_recovered(turns: int) -> None:
+    if turns:
+        logger.warning(
+            "the gateway ended while %d turns were under way: they are failed now",
+            turns,
+            extra=event("recovered", turns=turns),
+        )
 
 
 @asynccontextmanager
@@ -226,10 +255,13 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
     async with open_inner_nursery() as service:
         gateway = Gateway(services, service)
         service.start_soon(services.unrecorded.run)
+        if services.quotas is not None:
+            service.start_soon(keep_usage, services)
         service.start_soon(prune_expired, services)
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
         service.start_soon(services.observer.run)
+        show_state(services, gateway.turns)
         try:
             yield gateway
         finally:
@@ -237,11 +269,27 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
             await gateway.turns.close()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + services.config.commit_timeout):
                 await services.unrecorded.flush()
+                await write_usage(services)
+            services.unrecorded.abandon()
             service.cancel_scope.cancel()
 
 
-def _open_store(config: Config) -> AbstractAsyncContextManager[SqliteStore]:
-    return open_sqlite_store(config.database_path, migration_backup=config.migration_backup)
+def show_state(services: Services, turns: Registry) -> None:
+    """Let operators see how much is under way, and what waits."""
+    show, admission, config = services.observer.show, services.admission, services.config
+    services.unrecorded.on_lost = services.observer.lost
+    slots, memory = config.max_concurrent_requests, config.max_held_bytes
+    show("live_turns", "Turns that run or are queued", lambda: len(turns))
+    show("queued_background_turns", "Background turns that wait", lambda: turns.queued)
+    show("unrecorded_endings", "Endings that the store could not take yet", lambda: len(services.unrecorded))
+    show("slots_in_use", "Requests at the model servers", lambda: slots - admission.slots)
+    show("held_bytes", "Bytes of bodies, histories and answers", lambda: memory - admission.bytes_left)
+
+
+def _open_store(config: Config, observer: Observer) -> AbstractAsyncContextManager[SqliteStore]:
+    return open_sqlite_store(
+        config.database_path, migration_backup=config.migration_backup, observe=observer.committed
+    )
 
 
 async def prune_expired(services: Services) -> None:

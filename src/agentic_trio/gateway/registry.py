@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
+    from agentic_trio.store.contract import History
     from agentic_trio.wire.create_response import CreateResponse
 
 LARGE_BODY = 256 * 1024
@@ -56,8 +57,18 @@ class Registry:
         ticket: Ticket,
         *,
         key: IdempotencyKey | None = None,
+        local: History | None = None,
+        generates: bool = True,
     ) -> Turn:
         """A turn for a request's body. It has taken over the ticket, and must now be run or started.
+
+        Args:
+            body: the request's.
+            context: the request's own values.
+            ticket: has its slot and its memory.
+            key: what makes another request a repeat of it.
+            local: what it continues, where that isn't stored.
+            generates: whether the model is asked for an answer.
 
         Raises:
             InvalidRequest: the body is not a valid request. The ticket is untouched, here and below.
@@ -68,11 +79,23 @@ class Registry:
         services = self._services
         call = await self._parse(body)
         if call.background:
-            if self._in_background >= self._most_in_background:
-                raise TooManyRequests("Too many background responses are waiting. Please retry later.")
+            if self._in_background >= self._most_in_background or not self._has_share(context.owner):
+                raise TooManyRequests(
+                    "Too many background responses are waiting. Please retry later.", "background"
+                )
             ticket.give_slot_back()
+        else:
+            ticket.begin_now()
         kind = ToolTurn if call.runs_tools else Turn
-        return kind(call, context, services, ticket.pop_all(), key=key)
+        return kind(call, context, services, ticket.pop_all(), key=key, local=local, generates=generates)
+
+    def _has_share(self, owner: str) -> bool:
+        """Whether another background turn of an owner may wait: fewer of its wait than there is room for yet.
+
+        So one owner can't fill the queue alone. There is no owner where nobody has to say who they are.
+        """
+        left = self._most_in_background - self._in_background
+        return not owner or self._services.background.waiting(owner) < left
 
     async def _parse(self, body: bytes) -> CreateResponse:
         """Parse a body; a large one in slices, between which other tasks get their turn."""
@@ -91,6 +114,15 @@ class Registry:
             if time.perf_counter() - began > PARSING_SLICE:
                 await trio.lowlevel.checkpoint()
                 began = time.perf_counter()
+
+    def __len__(self) -> int:
+        """How many turns run, or wait in the background."""
+        return len(self._running)
+
+    @property
+    def queued(self) -> int:
+        """How many background turns wait."""
+        return max(self._in_background - self._services.background.borrowed, 0)
 
     async def run(self, turn: Turn) -> None:
         """Run a turn in the caller's task, which owns it. Cancellation: as for ``Turn.run``."""

@@ -12,13 +12,17 @@ import trio
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable, TurnTimeout, UpstreamError
 from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog
+from agentic_trio.gateway.quotas import BYTES_PER_TOKEN
 from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
+from agentic_trio.store.contract import APPENDING, History
 from agentic_trio.telemetry.figures import Figures
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.affinity import Affinity
+from agentic_trio.wire.cache_salt import salt_of
+from agentic_trio.wire.items import opened_calls
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.idempotency import IdempotencyKey
+    from agentic_trio.gateway.rehydration import Context
     from agentic_trio.gateway.services import Services
     from agentic_trio.upstream.answer import Answer
     from agentic_trio.wire.bodies import Members
@@ -87,6 +92,8 @@ class Turn:
         ticket: Ticket,
         *,
         key: IdempotencyKey | None = None,
+        local: History | None = None,
+        generates: bool = True,
     ) -> None:
         self.call = call
         self.figures = Figures(
@@ -107,6 +114,8 @@ class Turn:
         self._context = context
         self._services = services
         self._ticket = ticket
+        self._local = local
+        self._generates = generates
         self._scope = trio.CancelScope()
         # Why ``_scope`` is cancelled: its deadline, unless ``cancel`` gives another reason.
         self._reason: Callable[[], GatewayError | None] = partial(turn_timeout, services.config)
@@ -158,6 +167,16 @@ class Turn:
         """The Response object that a background turn's client gets: ``queued``, as OpenAI's always is."""
         return with_output(self._response.snapshot.queued().body(), ())
 
+    def continuation(self) -> History | None:
+        """What a turn that continues this one would read if it were stored; None if none can continue it."""
+        if self._response.snapshot.status not in APPENDING:
+            return None
+        context, made = self.recording.context, self._response.items
+        usable = [item for item in made if not item.unusable]
+        calls = opened_calls(item.final or {} for item in usable)
+        items = [*context.items(), *(item.stored for item in usable)]
+        return History(items=items, open_calls=context.open_calls | calls)
+
     def wake_if_quiet(self) -> None:
         """Let readers send a comment, if nothing has happened since the last call.
 
@@ -190,6 +209,8 @@ class Turn:
             # A bug here must not cancel the other turns of the nursery. The log is closed without a
             # terminal event, so readers see a broken stream, never a false success.
             self._error = self._bug("did not end well")
+            if self.announced and self.call.store and not self.figures.stored:
+                self._services.observer.lost(self.id)
         finally:
             self._services.observer.turn(self.figures)
             self._head.set()
@@ -200,7 +221,7 @@ class Turn:
         try:
             with self._scope, StateErrors():
                 await self._take_conversation(owned)
-                self.recording.context = await rehydrate(self.call, self.owner, self._services, self._ticket)
+                self.recording.context = await self._rehydrated()
                 self.figures.history = self.figures.clock()
                 await self._take_turn()
             if self._scope.cancelled_caught:
@@ -218,17 +239,31 @@ class Turn:
         if self.call.conversation is not None and self.call.store:
             await owned.enter_async_context(self._services.locks.lock(self.owner, self.call.conversation))
 
+    async def _rehydrated(self) -> Context:
+        return await rehydrate(
+            self.call, self.owner, self._services, self._ticket, local=self._local, answered=self._generates
+        )
+
     async def _take_turn(self) -> None:
         """Call the model server, in the background once there is room."""
+        if not self._generates:
+            await self._warm_up()
+            return
         if not self.call.background:
             await self._call_upstream()
             return
         queued = self._response.queue()
         await self.recording.announce(self._response)
         self._tell(queued)
-        async with self._services.background:
+        async with self._services.background.slot(self.owner, self._ticket.begin):
             self._log(self._response.begin())
             await self._call_upstream()
+
+    async def _warm_up(self) -> None:
+        """Make a response of nothing, which others can continue."""
+        await self._announce()
+        self._tell(self._response.begin())
+        self._response.complete()
 
     async def _call_upstream(self) -> None:
         """Call the model server, again if that was asked for and nothing has been generated."""
@@ -263,6 +298,8 @@ class Turn:
     def _ask(
         self, items: Sequence[bytes], affinity: Affinity, changed: Members | None
     ) -> AbstractAsyncContextManager[Answer]:
+        if self._services.config.cache_salt:
+            changed = {**(changed or {}), "cache_salt": b'"%b"' % salt_of(self.owner)}
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
             self.call.upstream_body(items, stream=self.call.stream, seal=self._seal, changed=changed),
@@ -357,6 +394,18 @@ class Turn:
         ending = "refused" if refused and snapshot.status == "failed" else snapshot.status
         code = (snapshot.error or {}).get("code") if error is None else error.code or error.type
         self.figures.end(ending, code, snapshot.usage)
+        if self._progress is Call.ACCEPTED or snapshot.status == "cancelled":
+            self._ticket.use(
+                self.figures.input_tokens + self.figures.output_tokens or self._estimated_tokens()
+            )
+
+    def _estimated_tokens(self) -> int:
+        """About as many as a turn has used that was cut off before the model server has counted them."""
+        if self._progress is Call.NOT_MADE:
+            return 0
+        given = sum(map(len, self.recording.context.items()))
+        made = sum(len(item.data) for item in self._response.items)
+        return (given + made) // BYTES_PER_TOKEN
 
     def _leaves_a_row(self) -> bool:
         """See the table above. A refused request is no turn."""

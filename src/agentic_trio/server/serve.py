@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.binding import UDS_UMASK, Binding, load_certificate, tls_context, unix_socket
 from agentic_trio.server.limits import ConnectionLimits
+from agentic_trio.server.metrics_port import open_metrics_port
 from agentic_trio.web.app import create_app
 
 if TYPE_CHECKING:
@@ -57,15 +58,13 @@ async def serve(
     Cancellation: connections are closed at once; turns are recorded as ``cancelled``.
     """
     check_exposure(gateway.config, authenticates=gateway.authenticator is not None)
-    with ExitStack() as stack:
-        if sockets is None:
-            sockets = stack.enter_context(bound(gateway.config))
+    with unix_socket(None if sockets else Binding.of(gateway.config).uds):
         await _serve(gateway, sockets, shutdown_trigger or trio.sleep_forever, task_status)
 
 
 async def _serve(
     gateway: Gateway,
-    sockets: Sockets,
+    sockets: Sockets | None,
     shutdown_trigger: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
@@ -74,19 +73,22 @@ async def _serve(
     settings = hypercorn_config(config, binding)
     if settings.certificates is not None:
         gateway.reloads.append(partial(load_certificate, settings.certificates))
-    async with open_inner_nursery() as nursery:
+    async with open_metrics_port(gateway.observer.metrics, config), open_inner_nursery() as nursery:
 
         async def told_to_stop() -> None:
             await shutdown_trigger()
-            gateway.admission.closed = True
+            gateway.admission.close()
             nursery.start_soon(_end_turns, gateway, trio.current_time() + config.graceful_timeout)
 
         await serve_asgi(
             create_app(gateway, listens=binding.loopback),
             settings,
             limits=ConnectionLimits(
-                max_connections=config.max_connections, write_timeout=config.write_timeout
+                max_connections=config.max_connections,
+                write_timeout=config.write_timeout,
+                max_message_bytes=config.max_request_body_size,
             ),
+            websockets=True,
             sockets=sockets,
             observer=gateway.observer,
             shutdown_trigger=told_to_stop,

@@ -8,11 +8,11 @@ from quart import request
 from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
-from agentic_trio.web import conversations, docs, health, openapi, relay, responses
+from agentic_trio.web import conversations, docs, exposition, health, openapi, relay, responses
 from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
 from agentic_trio.web.proxies import Proxies
-from agentic_trio.web.websocket import NoWebSocket
+from agentic_trio.web.responses_socket import ResponsesSocket
 
 if TYPE_CHECKING:
     from quart import Response
@@ -41,6 +41,7 @@ def create_app(gateway: Gateway | None = None, *, listens: bool = True) -> Gatew
         relay.routes,
         health.routes,
         openapi.routes,
+        exposition.routes,
         docs.routes,
     ):
         app.register_blueprint(routes)
@@ -48,7 +49,7 @@ def create_app(gateway: Gateway | None = None, *, listens: bool = True) -> Gatew
         app.public |= routes.public
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
-    app.asgi_websocket_class = NoWebSocket
+    app.asgi_websocket_class = ResponsesSocket
     app.before_request(_authenticate_the_lost)
     app.after_request(_name_request)
     if gateway is not None:
@@ -86,7 +87,9 @@ async def _authenticate_the_lost() -> None:
 
 
 async def _name_request(response: Response) -> Response:
-    response.headers["x-request-id"] = this_request().request_id
+    answered = this_request()
+    response.headers["x-request-id"] = answered.request_id
+    response.headers["server-timing"] = answered.timing().decode()
     return response
 
 

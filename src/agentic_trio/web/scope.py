@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agentic_trio.context import Identity, Scope
     from agentic_trio.errors import GatewayError
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.gateway.quotas import Place
     from agentic_trio.telemetry.figures import Figures
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -53,6 +54,7 @@ class RequestScope:
         nursery: its tasks are cancelled when the client leaves, until the last byte is on its way.
         stack: leaves its contexts when the request is over, before a refusal is sent.
         ticket: the request's slot and memory, until a turn takes them over.
+        place: what the request takes of its owner's quotas, once it has begun.
         started: whether the response has begun, so that its status can't be another.
         arrived: when its head was there, in seconds of ``time.perf_counter``.
         route: the route that serves it, with the names of its variables; empty if none does.
@@ -62,6 +64,7 @@ class RequestScope:
         response_id: of the response that it creates or names, if there is one.
         figures: those of the turn that it makes and owns.
         sent: the reply that was begun.
+        model_seconds: how long a relay waited for the beginning of its answer.
     """
 
     def __init__(
@@ -80,6 +83,9 @@ class RequestScope:
         self.response_id = ""
         self.figures: Figures | None = None
         self.sent: Reply | None = None
+        self.model_seconds = 0.0
+        self._ready = self.arrived
+        self._streams = False
         self.scope = scope
         self.gateway = gateway
         self.nursery = nursery
@@ -93,6 +99,7 @@ class RequestScope:
         self._request_id: str | None = None
         self._identity: Identity | None = None
         self._context: RequestContext | None = None
+        self.place: Place | None = None
         self._first: dict[bytes, bytes] | None = None
         self.started = False
         self._answered = False
@@ -147,6 +154,31 @@ class RequestScope:
         await self.authenticate()
         if self._identity is not None and not self._identity.may(scope):
             raise missing_scope(scope)
+
+    def begin_turn(self, ticket: Ticket | None = None) -> None:
+        """Let a request to the model server in, before its body is read.
+
+        Args:
+            ticket: what the request has taken, if that isn't its own ticket.
+
+        Raises:
+            TooManyRequests: there is no slot, or its owner or its key has used up what it may.
+            ServiceUnavailable: the server is shutting down.
+        """
+        self.gateway.admission.check()
+        quotas = self.gateway.quotas
+        if quotas is not None:
+            self.place = quotas.enter(self.context.identity)
+            if self.place is not None:
+                (ticket or self.ticket).take_place(self.place)
+
+    def limited(self, reply: Reply) -> Reply:
+        """A reply that says what its owner may use yet, if that is bounded."""
+        if self.place is not None and self.gateway.quotas is not None:
+            own = self.gateway.quotas.headers(self.place.standings)
+            reply.headers = [field for field in reply.headers if not field[0].startswith(b"x-ratelimit-")]
+            reply.headers += [(name.encode(), value.encode()) for name, value in own.items()]
+        return reply
 
     @property
     def context(self) -> RequestContext:
@@ -232,6 +264,7 @@ class RequestScope:
                 self.ticket.reserve(size - declared)
                 declared = size
         self.watch()
+        self._ready = perf_counter()
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         encoding = self.header(b"content-encoding")
         return body if encoding is None else await self._decoded(body, encoding, limit)
@@ -277,6 +310,37 @@ class RequestScope:
         """Whether the request's nursery, which is over, reached its deadline before the response began."""
         scope = self.nursery.cancel_scope
         return scope.cancelled_caught and not self.started and trio.current_time() >= scope.deadline
+
+    def begin(self, reply: Reply) -> None:
+        """The reply is about to be sent."""
+        self.sent = reply
+        if not self._streams and isinstance(reply.body, Chunks):
+            self._streams = True
+            self.gateway.observer.streams += 1
+
+    def end(self) -> None:
+        """The request is over."""
+        if self._streams:
+            self.gateway.observer.streams -= 1
+
+    def timing(self) -> bytes:
+        """``Server-Timing`` as of now: what the gateway itself took, and what it waited for, in milliseconds.
+
+        The time in which a client sends its body is nobody's.
+        """
+        figures = self.figures
+        if figures is None or not figures.called:
+            model = self.model_seconds
+            own = max(perf_counter() - self._ready - model, 0.0)
+            return b"gateway;dur=%.1f, model;dur=%.1f" % (own * 1e3, model * 1e3)
+        now = figures.clock()
+        model = (figures.answered or figures.head or now) - figures.called
+        return b"gateway;dur=%.1f, model;dur=%.1f, history;dur=%.1f, commit;dur=%.1f" % (
+            (now - figures.began - model) * 1e3,
+            model * 1e3,
+            figures.since(figures.history) * 1e3,
+            figures.commit * 1e3,
+        )
 
     @property
     def cut_by(self) -> GatewayError | None:
