@@ -57,7 +57,7 @@ def restore(source: str, path: str, *, progress: Callable[[int, int], None] | No
 
 
 def _replace(source: str, path: str, progress: Callable[[int, int], None] | None) -> str | None:
-    """Make a copy, look whether it is whole, and put it at ``path``; returns where that which was there is."""
+    """Put a whole copy at ``path``; returns where that which was there is."""
     made = f"{path}.restoring"
     # What a restoration before this one left when it was killed.
     for suffix in ("", *_LOGS):
