@@ -14,6 +14,7 @@ from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.binding import UDS_UMASK, Binding, load_certificate, tls_context, unix_socket
 from agentic_trio.server.limits import ConnectionLimits
+from agentic_trio.server.metrics_port import open_metrics_port
 from agentic_trio.web.app import create_app
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ async def _serve(
     settings = hypercorn_config(config, binding)
     if settings.certificates is not None:
         gateway.reloads.append(partial(load_certificate, settings.certificates))
-    async with open_inner_nursery() as nursery:
+    async with open_metrics_port(gateway.observer.metrics, config), open_inner_nursery() as nursery:
 
         async def told_to_stop() -> None:
             await shutdown_trigger()

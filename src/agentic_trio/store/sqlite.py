@@ -416,6 +416,7 @@ async def open_sqlite_store(
     *,
     run_sync: RunSync = run_in_thread,
     busy_timeout: float = BUSY_TIMEOUT,
+    observe: Callable[[int, float], None] = lambda units, seconds: None,
     migration_backup: bool = True,
 ) -> AsyncIterator[SqliteStore]:
     """Open the store in a file, which is created or migrated as needed.
@@ -428,6 +429,7 @@ async def open_sqlite_store(
             a new store that is gone on exit.
         run_sync: how blocking work leaves the loop; inline in a deterministic simulation.
         busy_timeout: seconds to wait for another process that has locked the database.
+        observe: see ``Writer``.
         migration_backup: copy an older database to ``<path>.schema-<version>`` before it is migrated.
 
     Raises:
@@ -439,7 +441,7 @@ async def open_sqlite_store(
     database = await run_sync(partial(_Database, path, busy_timeout, migration_backup), limiter=limiter)
     try:
         readers = Readers(database.readers, run_sync)
-        writer = Writer(database.writer, run_sync=run_sync, check=database.check)
+        writer = Writer(database.writer, run_sync=run_sync, check=database.check, observe=observe)
         try:
             async with open_inner_nursery() as nursery:
                 nursery.start_soon(writer.run)
