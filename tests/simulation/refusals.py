@@ -215,6 +215,8 @@ def _conversation_of(request: Request) -> str | None:
         return found if isinstance(found, str) else None
     if request.method in ("POST", "DELETE") and "/items" in request.path:
         return _id_in(request)
+    if request.target.endswith("?responses=true"):
+        return request.path.rpartition("/")[2]
     return None
 
 
