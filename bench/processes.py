@@ -49,15 +49,15 @@ class Server:
 
         The kernel's own clock of a process: what /proc/PID/stat says, without its 10 ms steps.
         """
-        return sum(_cpu_clock(pid) for pid in self._pids())
+        return sum(_cpu_clock(pid) for pid in self.pids())
 
     def rss(self) -> int:
         """Resident bytes of the process and its children."""
-        return sum(_resident(pid) for pid in self._pids())
+        return sum(_resident(pid) for pid in self.pids())
 
     def written(self) -> int:
         """Bytes that the process has written to files (sockets that are sent to don't count)."""
-        return sum(_written(pid) for pid in self._pids())
+        return sum(_written(pid) for pid in self.pids())
 
     def database_bytes(self) -> int:
         """The size of its database, its log apart."""
@@ -92,7 +92,8 @@ class Server:
             self.process.kill()
             self.process.wait()
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """The process and its children."""
         pids = [] if self.process is None else [self.process.pid]
         for pid in pids:
             try:

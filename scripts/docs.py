@@ -50,7 +50,8 @@ def reference() -> str:
 
 
 def reference_row(setting: Setting) -> tuple[str, ...]:
-    effect = f"{setting.help[0].upper()}{setting.help[1:]}. {setting.more}".strip()
+    reloads = "A reload changes it." if setting.reloads else ""
+    effect = " ".join(filter(None, (f"{setting.help[0].upper()}{setting.help[1:]}.", setting.more, reloads)))
     variables = ", ".join(f"`{variable}`" for variable in setting.variables)
     return f"`{setting.name}`", f"`{setting.flag}`", variables, default(setting), effect
 
@@ -79,7 +80,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([heading, "|" + "---|" * len(head), *lines])
 
 
-DOCUMENTS = {"docs/configuration.md": reference, "README.md": summary}
+DOCUMENTS = {"docs/configuration.md": reference, "docs/production.md": summary}
 
 
 def filled(text: str, tables: str) -> str:

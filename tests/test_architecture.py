@@ -57,7 +57,7 @@ PURE = frozenset(
 
 OWNERS = {
     # The demo is a client of the gateway, not of the model server.
-    "httpx": ("upstream", "http1.client_side", "cli.demo"),
+    "httpx": ("upstream", "http1.client_side", "cli.demo", "cli.doctor.model_server"),
     "sqlite3": ("store",),
     "quart": ("web",),
     "quart_trio": ("web", "asgi"),
@@ -70,6 +70,7 @@ OWNERS = {
     "prometheus_client": ("telemetry",),
     "opentelemetry": ("telemetry",),
     "cryptography": ("wire.sealing",),
+    "wsproto": ("server.websocket",),
 }
 """Library -> the only modules that may name it."""
 

@@ -44,8 +44,11 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "mcp_list_age",
     "graceful_timeout",
+    "oidc_leeway",
     "conversation_wait",
     "replay_retention",
+    "retention_days",
+    "fd",
     "upstream_retries",
 )
 
@@ -185,7 +188,7 @@ def test_a_time_may_be_nothing(name: str) -> None:
 
 def test_every_number_has_a_bound() -> None:
     numbers = {each.name for each in dataclasses.fields(Config) if type(each.default) in (int, float)}
-    assert numbers - {"port"} == {*POSITIVE, *NOT_NEGATIVE}
+    assert numbers - {"port", "metrics_port"} == {*POSITIVE, *NOT_NEGATIVE}
 
 
 def test_a_configuration_shows_no_key() -> None:
@@ -285,10 +288,24 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "log_level": ("debug", "debug"),
     "log_probes": ("true", True),
     "log_requests": ("false", False),
+    "metrics": ("false", False),
+    "metrics_host": ("::1", "::1"),
     "bridge_silence": ("false", False),
+    "migration_backup": ("false", False),
+    "uds": ("/run/x.sock", "/run/x.sock"),
+    "certfile": ("x.pem", "x.pem"),
+    "keyfile": ("x.key", "x.key"),
+    "keyfile_password": ("null", "null"),
+    "root_path": ("/llm/", "/llm"),
+    "forwarded_allow_ips": ("10.0.0.0/8, unix", ("10.0.0.0/8", "unix")),
     "host": ("::1", "::1"),
-    "auth": ("keys, oidc", ("keys", "oidc")),
+    "auth": (" keys ,", ("keys",)),
     "open": ("true", True),
+    "oidc_issuer": ("https://issuer.example", "https://issuer.example"),
+    "oidc_audience": ("gateway", "gateway"),
+    "oidc_algorithms": ("ES512,RS256", ("ES512", "RS256")),
+    "oidc_owner": ("oidc:{sub}", "oidc:{sub}"),
+    "oidc_scope_claim": ("scp", "scp"),
     "keys_file": ("some.keys", "some.keys"),
     "openai_api_key": ("null", "null"),
     "mcp_servers": ("a=http://host/mcp\nb=https://x", ("a=http://host/mcp", "b=https://x")),
@@ -300,15 +317,28 @@ TEXTS: dict[str, tuple[str, Any]] = {
 """Field -> a text and its value. All others are numbers."""
 
 
+FILLED = Config(
+    openai_api_key=SECRET,
+    seal_keys_file="keys",
+    keys_file="keys",
+    uds="x",
+    certfile="x",
+    keyfile="x",
+    keyfile_password="x",
+    oidc_issuer="https://issuer.example",
+    oidc_audience="gateway",
+    oidc_scope_claim="scope",
+)
+"""Has a value where the default is none."""
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_has_a_variable_of_its_own(name: str) -> None:
     text, value = TEXTS.get(name, (" 7 ", 7))
     variable = f"AGENTIC_TRIO_{name.upper()}"
     config = Config.from_env({"OPENAI_API_KEY": SECRET, variable: text})
     assert getattr(config, name) == value
-    assert type(getattr(config, name)) is type(
-        getattr(Config(openai_api_key=SECRET, seal_keys_file="keys", keys_file="keys"), name)
-    )
+    assert type(getattr(config, name)) is type(getattr(FILLED, name))
     assert config.source_of(name) == Source("variable", variable)
 
 

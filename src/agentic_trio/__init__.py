@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from agentic_trio.config import Config
-from agentic_trio.context import CallContext
+from agentic_trio.context import CallContext, Identity
 from agentic_trio.errors import (
     ConfigError,
     GatewayError,
@@ -49,6 +49,7 @@ __all__ = [
     "FellBehind",
     "Gateway",
     "GatewayError",
+    "Identity",
     "InvalidRequest",
     "NotFound",
     "OpenResponse",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import re
+import string
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +35,15 @@ IN_MEMORY = ":memory:"
 
 WAYS_IN = ("keys", "oidc")
 """What a client can prove who it is by."""
+
+ALGORITHMS = (
+    *(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)),
+    "EdDSA",
+)
+"""What tokens may be signed with. Not with a secret that the gateway knows as well."""
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts that may be spoken to without TLS."""
 
 MODEL_SERVER = "Model server"
 LISTENING = "Listening"
@@ -70,6 +81,30 @@ def _check_bases(bases: str) -> str | None:
 
 def _origins(bases: str) -> tuple[str, ...]:
     return tuple(base.rstrip("/").removesuffix("/v1") for base in bases.split(","))
+
+
+def parse_root(text: str) -> str:
+    """A path without a slash at its end."""
+    return text.rstrip("/")
+
+
+def _check_root(path: str) -> str | None:
+    if not path:
+        return None
+    fine = path.startswith("/") and path.isascii() and path.isprintable()
+    if fine and "//" not in path and not set(path) & set(" ?#%"):
+        return None
+    return "must be a path such as /llm, without spaces, ?, # and %"
+
+
+def _check_networks(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        if name not in ("*", "unix"):
+            try:
+                ipaddress.ip_network(name, strict=False)
+            except ValueError:
+                return f"must be addresses, networks, unix or *, not {name[:100]!r}"
+    return None
 
 
 def _check_base(base: str) -> str | None:
@@ -117,6 +152,32 @@ def _check_auth(ways: tuple[str, ...]) -> str | None:
         if way not in WAYS_IN:
             return f"must be {' or '.join(WAYS_IN)}, or both with a comma between them, not {way!r}"
     return None
+
+
+def _check_issuer(url: str | None) -> str | None:
+    problem = None if url is None else _check_base(url)
+    if problem is None and url is not None and url.startswith("http://"):
+        host = urlsplit(url).hostname
+        return None if host in LOOPBACK else "must be an https:// URL"
+    return problem
+
+
+def _check_algorithms(names: tuple[str, ...]) -> str | None:
+    wrong = [name for name in names if name not in ALGORITHMS]
+    if wrong or not names:
+        return f"must be some of {', '.join(ALGORITHMS)}" + (f", not {wrong[0]!r}" if wrong else "")
+    return None
+
+
+def _check_template(template: str) -> str | None:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        return "must be a text with claims in braces"
+    fields = [field for _, field, _, _ in parts if field is not None]
+    if not fields or not all(fields) or any(spec or conversion for _, _, spec, conversion in parts):
+        return "must have the name of a claim in braces, such as {sub}"
+    return _check_path(template)
 
 
 def _check_database(url: str) -> str | None:
@@ -296,6 +357,72 @@ class Config:
         help="the port to listen on; 0 takes a free one",
         more="The port is printed.",
     )
+    uds: str | None = setting(
+        None,
+        "--uds",
+        group=LISTENING,
+        unit="path",
+        check=_check_path,
+        help="a Unix socket to listen on instead, for its user and group alone",
+    )
+    fd: int = setting(
+        0,
+        "--fd",
+        group=LISTENING,
+        at_least=0,
+        help="the descriptor of an open socket to listen on instead; 0 is none",
+        more="Sockets that systemd passes on (`LISTEN_FDS`) need no setting.",
+    )
+    certfile: str | None = setting(
+        None,
+        "--certfile",
+        group=LISTENING,
+        unit="path",
+        check=_check_path,
+        reloads=True,
+        help="the certificate, with its chain, to serve TLS with",
+    )
+    keyfile: str | None = setting(
+        None,
+        "--keyfile",
+        group=LISTENING,
+        unit="path",
+        check=_check_path,
+        reloads=True,
+        help="the certificate's private key, if that isn't in certfile",
+    )
+    keyfile_password: str | None = setting(
+        None,
+        "--keyfile-password",
+        group=LISTENING,
+        unit="password",
+        secret=True,
+        reloads=True,
+        check=_check_path,
+        help="what keyfile is encrypted with",
+        more="A flag shows in the process list: prefer a variable or a file.",
+    )
+    root_path: str = setting(
+        "",
+        "--root-path",
+        group=LISTENING,
+        unit="path",
+        parse=parse_root,
+        check=_check_root,
+        help="the path under which a proxy serves the gateway, such as /llm",
+        more="Requests are served with it and without it, as a proxy may take it off.",
+    )
+    forwarded_allow_ips: tuple[str, ...] = setting(
+        (),
+        "--forwarded-allow-ips",
+        group=LISTENING,
+        unit="addresses",
+        parse=parse_names,
+        check=_check_networks,
+        help="the proxies whose X-Forwarded-For, -Proto and -Host count",
+        more="Addresses and networks, separated by commas; `unix` is whoever connects to a Unix socket, and "
+        "`*` is anybody. What others send in these headers is ignored.",
+    )
     cors_allowed_origins: tuple[str, ...] = setting(
         (),
         "--cors-allowed-origins",
@@ -326,8 +453,65 @@ class Config:
         parse=parse_names,
         check=_check_auth,
         help="how clients prove who they are: keys, oidc, or keys,oidc; without it nobody has to",
-        more="`keys`: those that `agentic-trio keys create` makes. A client's credential never goes to the "
-        "model server: `openai_api_key` does, or what is stored with its key.",
+        more="`keys`: those that `agentic-trio keys create` makes. `oidc`: the tokens of `oidc_issuer`. "
+        "A client's credential never goes to the model server: `openai_api_key` does, or what is stored with "
+        "its key.",
+    )
+    oidc_issuer: str | None = setting(
+        None,
+        "--oidc-issuer",
+        group=ACCESS,
+        unit="URL",
+        check=_check_issuer,
+        help="the issuer of tokens, for auth with oidc, as its tokens name it in iss",
+        more="Its keys are found through `/.well-known/openid-configuration`. Needs the extra `oidc`.",
+    )
+    oidc_audience: str | None = setting(
+        None,
+        "--oidc-audience",
+        group=ACCESS,
+        unit="name",
+        check=_check_path,
+        help="what a token must name in aud",
+    )
+    oidc_algorithms: tuple[str, ...] = setting(
+        ("RS256", "ES256"),
+        "--oidc-algorithms",
+        group=ACCESS,
+        unit="names",
+        parse=parse_names,
+        check=_check_algorithms,
+        help="the algorithms that a token may be signed with, separated by commas",
+        more="Those of private and public keys: RS, PS and ES with 256, 384 or 512, and EdDSA.",
+    )
+    oidc_leeway: float = setting(
+        60.0,
+        "--oidc-leeway",
+        group=ACCESS,
+        at_least=0,
+        at_most=3600,
+        unit="seconds",
+        help="how far the issuer's clock may be off",
+    )
+    oidc_owner: str = setting(
+        "{sub}",
+        "--oidc-owner",
+        group=ACCESS,
+        unit="template",
+        check=_check_template,
+        help="whose state a token's holder sees: a text with claims in braces",
+        more="`oidc:{sub}` keeps them apart from the owners of keys. If it has several claims, these are "
+        "percent-encoded.",
+    )
+    oidc_scope_claim: str | None = setting(
+        None,
+        "--oidc-scope-claim",
+        group=ACCESS,
+        unit="claim",
+        check=_check_path,
+        help="the claim that says what a holder may do; without one, all may read and write",
+        more="It is a text of words or a list, with `read`, `write` or `admin` among them; each may have "
+        "`agentic-trio:` in front. A token without any of them is refused with 403.",
     )
     open: bool = setting(
         False,
@@ -384,6 +568,23 @@ class Config:
         unit="seconds",
         help="how long the events of an ended stream can be read again; 0 keeps none",
         more="They are read with `GET /v1/responses/{id}?stream=true`. The response itself stays.",
+    )
+    migration_backup: bool = setting(
+        True,
+        "--migration-backup",
+        group=STORE,
+        help="copy a database of an older version before it is migrated",
+        more="The copy is `<file>.schema-<version>`. Without room for it, the gateway doesn't start.",
+    )
+    retention_days: float = setting(
+        0.0,
+        "--retention-days",
+        group=STORE,
+        at_least=0,
+        unit="days",
+        help="how long responses and unused conversations are kept; 0 keeps them for ever",
+        more="A response goes that many days after it was created, a conversation after it was last used. "
+        "What a newer response or conversation has in its history stays as long as that does.",
     )
     erase_after: float = setting(
         60.0,
@@ -657,6 +858,7 @@ class Config:
         "info",
         "--log-level",
         group=OPERATIONS,
+        reloads=True,
         help="the least that the log tells",
         more="A line for each request is `info`.",
     )
@@ -672,6 +874,29 @@ class Config:
         group=OPERATIONS,
         help="write one also for /health, /ready and /metrics",
     )
+    metrics: bool = setting(
+        True,
+        "--metrics",
+        group=OPERATIONS,
+        help="count what happens, for Prometheus",
+        more="`/metrics` answers programs of this machine, or with `--auth` an admin's key.",
+    )
+    metrics_port: int = setting(
+        0,
+        "--metrics-port",
+        group=OPERATIONS,
+        at_least=0,
+        at_most=65535,
+        unit="port",
+        help="serve the metrics on this port too, to whoever reaches it; 0 is none",
+    )
+    metrics_host: str = setting(
+        "127.0.0.1",
+        "--metrics-host",
+        group=OPERATIONS,
+        check=_check_host,
+        help="the address that metrics_port is on",
+    )
     found: dict[str, Found] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -681,6 +906,10 @@ class Config:
                 raise ConfigError(f"{problem} (set by {printable(setter)})" if setter else problem)
         if self.client_auth == "replace" and not self.openai_api_key:
             raise ConfigError("client_auth is replace, but there is no openai_api_key to replace with")
+        if "oidc" in self.auth and not (self.oidc_issuer and self.oidc_audience):
+            raise ConfigError("auth has oidc, which needs oidc_issuer and oidc_audience")
+        if self.uds is not None and self.fd:
+            raise ConfigError("uds and fd are both given: give one of them")
         if "keys" in self.auth:
             # Raises, where there is no such path.
             _ = self.keys_path

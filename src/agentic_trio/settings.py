@@ -28,7 +28,7 @@ import msgspec
 from agentic_trio.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -75,6 +75,7 @@ class Setting:
         unit: what a number counts, or what a text is; stands for the value in help.
         repeatable: the flag may be given several times; the texts are joined by commas.
         secret: the value is shown nowhere, and can be read from the file that ``..._FILE`` names.
+        reloads: whether a gateway that runs takes another value when it is told to reload.
         above, at_least, at_most: the bounds of a number, which must be finite too.
         parse: makes the value of a text where the type doesn't say how.
         check: returns what is wrong with a value, as what follows the setting's name.
@@ -91,6 +92,7 @@ class Setting:
     unit: str
     repeatable: bool
     secret: bool
+    reloads: bool
     above: float | None
     at_least: float | None
     at_most: float | None
@@ -199,6 +201,7 @@ def setting(
     unit: str = "",
     repeatable: bool = False,
     secret: bool = False,
+    reloads: bool = False,
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
@@ -216,6 +219,7 @@ def setting(
         unit=unit,
         repeatable=repeatable,
         secret=secret,
+        reloads=reloads,
         above=above,
         at_least=at_least,
         at_most=at_most,
@@ -319,8 +323,11 @@ def warn_of_unknown_variables(settings: Mapping[str, Setting], environ: Mapping[
             logger.warning("%s is not a setting and has no effect%s", printable(variable), near)
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Collection[str]) -> str:
     # The prefix that all variables share would make any two of them look alike.
+    if name.removesuffix("_FILE") in known:
+        # It is no secret, so no file is read for it.
+        return f": did you mean {name.removesuffix('_FILE')}?"
     names = {each.removeprefix(PREFIX): each for each in known}
     near = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=2)
     return f": did you mean {' or '.join(names[each] for each in near)}?" if near else ""

@@ -181,7 +181,9 @@ async def test_port_in_use_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
 async def test_database_of_a_running_gateway_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     async with open_fake_upstream() as upstream, open_server(tmp_path, upstream.url) as server:
         arguments = ["serve", "--port", "0", "--db-url", f"sqlite://{tmp_path / 'gateway.db'}"]
-        await trio.to_thread.run_sync(assert_process_says, arguments, "in use by another gateway")
+        await trio.to_thread.run_sync(
+            assert_process_says, arguments, f"in use by process {server.process.pid}"
+        )
         assert (await server.client.get("/ready")).status_code == 200
 
 

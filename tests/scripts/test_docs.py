@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
 MODEL_SERVER = "http://127.0.0.1:8000"
 GATEWAY = "http://127.0.0.1:9000"
-DOCUMENTS = ("README.md", "docs/architecture.md", "docs/configuration.md", "docs/embedding.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/configuration.md",
+    "docs/embedding.md",
+    "docs/tutorial.md",
+    "docs/how-to/let-a-team-in.md",
+)
 
 
 def blocks(name: str, language: str) -> list[str]:
@@ -51,7 +58,8 @@ async def test_a_snippet_runs_as_it_stands(code: str, served: Served, tmp_path: 
     ran = await run_python("-W", "error", "-c", code, cwd=tmp_path)
     assert ran.code == 0, ran.err
     called = {request.path for request in served.upstream.requests}
-    assert called == (set() if "shutdown_trigger" in code else {"/v1/responses"})
+    serves = "shutdown_trigger" in code or "nursery.start(serve" in code
+    assert called == (set() if serves else {"/v1/responses"})
 
 
 TYPED = [each for each in SNIPPETS if "agentic_trio" in each.values[0]]
@@ -178,8 +186,8 @@ def test_links_lead_to_files_that_are_there(name: str) -> None:
     assert not missing
 
 
-def test_the_readme_names_every_route_that_is_served() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_http_page_names_every_route_that_is_served() -> None:
+    text = (ROOT / "docs" / "http-api.md").read_text()
     paths = [path for path in document()["paths"] if path != "/"]
     shortened = [re.sub(r"^/v1/(responses|conversations)/\{[^}]*\}/", ".../", path) for path in paths]
     missing = [path for path, short in zip(paths, shortened, strict=True) if not {path, short} & named(text)]

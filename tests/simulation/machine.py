@@ -17,6 +17,9 @@ from agentic_trio.gateway.gateway import open_gateway_over
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.unrecorded import Unrecorded
+from agentic_trio.net.deadlines import open_deadlines
+from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.net.pump import Pump
 from agentic_trio.server import asgi_server
 from agentic_trio.server import serve as server_serve
 from agentic_trio.server.serve import serve
@@ -27,7 +30,7 @@ from agentic_trio.upstream.client import Upstream
 from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.web.app import attach, create_app
 from agentic_trio.wire.responses import crashed
-from tests.simulation.streams import Listener, connection, no_disconnects, open_disconnects
+from tests.simulation.streams import Listener, Ready, connection, no_disconnects, open_disconnects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.tools.mcp_servers import ToolServers
     from agentic_trio.web.dispatch import GatewayApp
     from tests.simulation.model_server import ModelServer
     from tests.simulation.record import Record
@@ -111,6 +115,7 @@ class Machine:
         self.over = trio.Event()
         self.stop = trio.Event()
         self.dead = False
+        self.tools: ToolServers | None = None
         self.ended = 0
         self.stopped_at = 0.0
         self.over_at = 0.0
@@ -121,6 +126,7 @@ class Machine:
         self._ends: list[End] = []
         self._calls: trio.Nursery
         self._tasks = 0
+        self._pump: Pump
         self._opener: trio.CapacityLimiter | None = None
         self._writer: trio.CapacityLimiter | None = None
         self._removed: bytes | None = None
@@ -156,6 +162,11 @@ class Machine:
             with patch.object(schema, "memory_uri", lambda: self._uri):
                 store = await stack.enter_async_context(open_sqlite_store(":memory:", run_sync=self.run_sync))
             await store.recover(crashed)
+            deadlines = await stack.enter_async_context(open_deadlines())
+            pumping = await stack.enter_async_context(open_inner_nursery())
+            self._pump = Pump(Ready(), deadlines)
+            pumping.start_soon(self._pump.run)
+            stack.callback(pumping.cancel_scope.cancel)
             transport = await stack.enter_async_context(StreamTransport(connect=self.connect_to_model))
             idle = self.config.idle_timeout
             timeouts = {"connect": self.config.connect_timeout, "read": idle, "write": idle, "pool": None}
@@ -173,6 +184,7 @@ class Machine:
                 mint=self.mint,
                 now=now,
                 clock=trio.current_time,
+                tools=self.tools,
             )
             self.gateway = await stack.enter_async_context(open_gateway_over(self.services))
             _listeners[f"{self.config.host}:{self.config.port}"] = self._listener
@@ -245,6 +257,7 @@ class Machine:
             raise OSError("connection refused")
         gateway, server = connection(self._random, back=self._random.choice((400, 65536)))
         self._ends.append(gateway)
+        gateway.pump = self._pump
         self._calls.start_soon(self._model_server.serve, server, self.number)
         return gateway
 
@@ -337,9 +350,9 @@ _free_apps: list[GatewayApp] = []
 _apps: dict[Gateway, GatewayApp] = {}
 
 
-def take_app(gateway: Gateway) -> GatewayApp:
+def take_app(gateway: Gateway, *, listens: bool = True) -> GatewayApp:
     app = _free_apps.pop() if _free_apps else create_app()
-    attach(app, gateway)
+    attach(app, gateway, listens=listens)
     _apps[gateway] = app
     return app
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from random import Random
 
+    from agentic_trio.net.pump import Pump
+
 
 _numbers = itertools.count(1000)
 _open: dict[int, Way] = {}
@@ -39,11 +41,13 @@ class Way:
         """Nobody will read."""
         self.lot = trio.lowlevel.ParkingLot()
         self.on_end: Callable[[], None] = _nothing
+        self.on_bytes: Callable[[], None] = _nothing
 
     def end(self) -> None:
         self.ended = True
         self.lot.unpark_all()
         self.on_end()
+        self.on_bytes()
 
 
 class End(Stream):
@@ -58,6 +62,7 @@ class End(Stream):
         self._number = next(_numbers)
         self.closed = False
         self._waiting = trio.CancelScope()
+        self.pump: Pump | None = None
         self.on_close: Callable[[], None] = _nothing
         self.on_gone: Callable[[], None] = _nothing
 
@@ -100,6 +105,19 @@ class End(Stream):
             self._out.data += left[:room]
             left = left[room:]
             self._out.lot.unpark_all()
+            self._out.on_bytes()
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        if self.closed:
+            raise trio.ClosedResourceError
+        if self._out.broken or self._out.ended:
+            raise trio.BrokenResourceError
+        taken = bytes(data[: max(self._out.capacity - len(self._out.data), 0)])
+        if taken:
+            self._out.data += taken
+            self._out.lot.unpark_all()
+            self._out.on_bytes()
+        return len(taken)
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -122,6 +140,20 @@ class End(Stream):
             if self.closed:
                 raise trio.ClosedResourceError
             await self._in.lot.park()
+        return self._take(max_bytes)
+
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        if not self.closed and not self.is_readable():
+            return None
+        return self._take(max_bytes)
+
+    async def follow(self, take: Callable[[bytes], bool], within: float = math.inf) -> None:
+        if self.pump is None:
+            await super().follow(take, within)
+        else:
+            await self.pump.follow(self, take, within)
+
+    def _take(self, max_bytes: int | None) -> bytes:
         if self.closed:
             raise trio.ClosedResourceError
         if not self._in.data:
@@ -174,6 +206,30 @@ def connection(random: Random, out: int = 65536, back: int = 65536) -> tuple[End
     one.on_close = lambda: other.on_gone()
     other.on_close = lambda: one.on_gone()
     return one, other
+
+
+class Ready:
+    """Tells which ends can be read: what a pump asks the system for."""
+
+    def __init__(self) -> None:
+        self._watched: dict[int, Way] = {}
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def add(self, descriptor: int) -> None:
+        way = self._watched[descriptor] = _open[descriptor]
+        way.on_bytes = self._lot.unpark_all
+        self._lot.unpark_all()
+
+    def remove(self, descriptor: int) -> None:
+        self._watched.pop(descriptor).on_bytes = _nothing
+
+    async def wait(self) -> list[int]:
+        while True:
+            await trio.lowlevel.checkpoint()
+            found = [number for number, way in self._watched.items() if way.data or way.ended]
+            if found:
+                return found
+            await self._lot.park()
 
 
 class Disconnects:

@@ -71,6 +71,10 @@ class Answer:
         return (self.base.items() if self.base else []) + self.input
 
 
+def issued_in(items: list[Item]) -> set[str]:
+    return {item.id for item in items if item.issued}
+
+
 @dataclass
 class Model:
     """One owner's store."""
@@ -202,6 +206,28 @@ class Model:
         name = answer.talk.id if answer.talk and self.talks.get(answer.talk.id) is answer.talk else None
         body = b'{"failed":' + answer.body + b"}"
         self.end(id, "failed", body, answer.base, name, answer.input, [], answer.open)
+
+    def histories(self) -> list[tuple[str, set[str]]]:
+        """Each response and conversation, with the ids of ours that it holds or follows."""
+        found = [(id, issued_in(talk.line.tip().items())) for id, talk in self.talks.items()]
+        for id, answer in self.answers.items():
+            found.append((id, issued_in(answer.given() + answer.output)))
+        return found
+
+    def erasable(self, id: str) -> set[str]:
+        """The ids of ours that are in a conversation, or were added by the responses made in it."""
+        talk = self.talks.get(id)
+        if talk is None:
+            return set()
+        made = [answer for answer in self.answers.values() if answer.talk is talk]
+        return issued_in(
+            [*talk.line.tip().items(), *(item for each in made for item in each.input + each.output)]
+        )
+
+    def forget(self, names: set[str]) -> None:
+        """Remove responses and conversations, which leaves no item that only they had."""
+        self.answers = {id: answer for id, answer in self.answers.items() if id not in names}
+        self.talks = {id: talk for id, talk in self.talks.items() if id not in names}
 
     def kept(self) -> list[Item]:
         """Every item that something which was not deleted reaches."""

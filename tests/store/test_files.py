@@ -74,7 +74,7 @@ async def test_a_file_with_a_second_name_is_refused(path: str):
 async def test_without_its_lock_file_a_database_is_locked_all_the_same(path: str):
     async with open_sqlite_store(path) as store:
         os.unlink(f"{path}.lock")
-        with pytest.raises(ConfigError, match=r"is in use by another gateway$"):
+        with pytest.raises(ConfigError, match=rf"is in use by process {os.getpid()}, another gateway$"):
             async with open_sqlite_store(path):
                 pass
         await take_turn(store, "a")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agentic_trio.store.contract import (
     Conversation,
+    Criteria,
     Item,
     ItemAlreadyInConversation,
     Missing,
@@ -56,6 +57,7 @@ RARE = st.one_of(
     st.tuples(st.just("fail"), NUMBER),
     st.tuples(st.just("recover")),
     st.tuples(st.just("sweep"), st.integers(1, 5)),
+    st.tuples(st.just("erase"), NUMBER),
 )
 STEP = st.sampled_from(
     [*[TURN] * 6, *[ANNOUNCE] * 2, *[END_ANNOUNCED] * 2, *[ADD_ITEMS] * 2, *[DELETE_ITEM] * 2, *[PAGE] * 2]
@@ -256,6 +258,18 @@ class Pair:
         under_way = {id for id, answer in self.model.answers.items() if answer.spot is None}
         self.announced = {id: known for id, known in self.announced.items() if id in under_way}
 
+    async def erase(self, number: int) -> None:
+        """Erase a conversation, when nothing is under way: what was in it is gone, wherever it was."""
+        id = pick(self.model.talks, number)
+        gone = self.model.erasable(id)
+        selection = await self.store.select(Criteria(owner=self.owner, conversation=id))
+        await self.store.purge(selection)
+        assert {name for name, items in self.model.histories() if items & gone} <= {
+            name for _, name in selection.names
+        }
+        self.model.forget({name for _, name in selection.names})
+        assert not gone & {item.id for item in self.model.kept()}
+
     async def page(self, number: int, form: Any) -> None:
         limit, order, after, before = form
         lists = [(answer.given(), id, False) for id, answer in self.model.answers.items()]
@@ -308,6 +322,13 @@ async def do(step: tuple[Any, ...], pairs: list[Pair], actor: Pair) -> None:
     if name == "recover":
         expected = sum(pair.model.recover() for pair in pairs)
         assert await actor.store.recover(lambda body: b'{"failed":' + body + b"}") == expected
+    elif name == "erase":
+        for pair in pairs:
+            pair.model.recover()
+            pair.sweep()
+        await actor.store.recover(lambda body: b'{"failed":' + body + b"}")
+        await actor.erase(*arguments)
+        await sweep(pairs, 100)
     elif name == "sweep":
         await sweep(pairs, *arguments)
     else:

@@ -366,10 +366,10 @@ async def test_a_migration_that_fails_changes_nothing(path: str, monkeypatch: py
 
 async def test_a_second_gateway_is_refused(path: str, children: Children):
     async with open_sqlite_store(path) as store:
-        with pytest.raises(ConfigError, match="is in use by another gateway"):
+        with pytest.raises(ConfigError, match="is in use by process"):
             await open_and_close(path)
         children.start("try_to_open", path)
-        said = f"store {path!r}: is in use by another gateway (process {os.getpid()})"
+        said = f"the database {path} is in use by process {os.getpid()}, another gateway"
         assert children.rest() == [said]
         await take_turn(store, "a")
     children.start("try_to_open", path)
@@ -379,7 +379,7 @@ async def test_a_second_gateway_is_refused(path: str, children: Children):
 async def test_two_names_of_one_file_are_one_file(tmp_path: Path, path: str):
     (tmp_path / "link.db").symlink_to(path)
     async with open_sqlite_store(str(tmp_path / "link.db")):
-        with pytest.raises(ConfigError, match="is in use by another gateway"):
+        with pytest.raises(ConfigError, match="is in use by process"):
             await open_and_close(path)
 
 
@@ -452,7 +452,7 @@ async def test_after_a_sweep_deleted_text_is_in_no_file(path: str, length: int):
     "statement", [erasure._FIND_ITEM, erasure._LIVING, erasure._THREAD, erasure._DROPPED]
 )
 async def test_what_is_reached_is_looked_up_in_indexes(path: str, statement: str):
-    values = dict.fromkeys(("id", "owner", "mask", "thread", "mark", "first", "end", "last"), 1)
+    values = dict.fromkeys(("id", "owner", "mask", "thread", "mark", "cut", "first", "end", "last"), 1)
     async with open_sqlite_store(path) as store:
         plan = await store.writer.between(
             lambda db: db.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()

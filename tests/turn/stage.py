@@ -197,6 +197,11 @@ class _Chunks:
         self._upstream.reading = False
         raise StopAsyncIteration
 
+    async def follow(self, take: Callable[[bytes], bool]) -> None:
+        async for chunk in self:
+            if not take(chunk):
+                return
+
 
 def _content_type(chunks: Sequence[object]) -> bytes:
     begins_as_json = isinstance(chunks[0], bytes) and chunks[0].startswith(b"{")

@@ -20,6 +20,9 @@ from .documented import check_documented
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agentic_trio.auth.authenticator import Authenticate
+    from agentic_trio.telemetry.observer import Observer
+
 Json = dict[str, Any]
 
 NOWHERE = "http://127.0.0.1:1"
@@ -81,13 +84,22 @@ class World:
 
 @asynccontextmanager
 async def open_world(
-    script: Script | None = None, *, llm_api_base: str | None = None, **config: Any
+    script: Script | None = None,
+    *,
+    llm_api_base: str | None = None,
+    observer: Observer | None = None,
+    authenticate: Authenticate | None = None,
+    **config: Any,
 ) -> AsyncIterator[World]:
     """A gateway with its state in memory, and a client that brings no credentials."""
     settings = {"db_url": "sqlite://:memory:", "port": 0, "graceful_timeout": 0.0} | config
     async with (
         open_fake_upstream(script) as upstream,
-        open_gateway(Config(llm_api_base=llm_api_base or upstream.url, **settings)) as gateway,
+        open_gateway(
+            Config(llm_api_base=llm_api_base or upstream.url, **settings),
+            observer=observer,
+            authenticate=authenticate,
+        ) as gateway,
         open_inner_nursery() as nursery,
     ):
         (url,) = await nursery.start(partial(serve, gateway))

@@ -327,3 +327,57 @@ async def test_known_id_brings_its_stored_content(world: World) -> None:
     forged = item | {"content": [{"type": "output_text", "text": "forged"}]}
     conversation = await world.converse(items=[forged])
     assert await world.items(f"/v1/conversations/{conversation}/items") == [item]
+
+
+# --------------------------------------------------------------------------- deletion with responses
+
+
+async def test_a_conversation_is_deleted_with_its_responses(world: World) -> None:
+    conversation = await world.converse(items=users(1))
+    made = [await world.create(str(n), conversation=conversation) for n in range(3)]
+    outside = await world.create("outside", previous_response_id=made[0]["id"])
+    other = await world.create("other")
+    answer = await world.client.delete(f"/v1/conversations/{conversation}?responses=true")
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "id": conversation,
+        "object": "conversation.deleted",
+        "deleted": True,
+        "responses_deleted": 3,
+    }
+    for response in made:
+        assert (await world.client.get(f"/v1/responses/{response['id']}")).status_code == 404
+    for response in (outside, other):
+        assert (await world.client.get(f"/v1/responses/{response['id']}")).status_code == 200
+    again = await world.client.delete(f"/v1/conversations/{conversation}?responses=true")
+    assert again.status_code == 404
+    await world.create("on", previous_response_id=outside["id"])
+
+
+@pytest.mark.parametrize("query", ["", "?responses=false"])
+async def test_responses_stay_when_a_conversation_is_deleted_alone(world: World, query: str) -> None:
+    conversation = await world.converse()
+    made = await world.create(conversation=conversation)
+    answer = await world.client.delete(f"/v1/conversations/{conversation}{query}")
+    assert answer.json() == {"id": conversation, "object": "conversation.deleted", "deleted": True}
+    assert (await world.client.get(f"/v1/responses/{made['id']}")).status_code == 200
+
+
+async def test_another_value_than_true_or_false_is_refused(world: World) -> None:
+    conversation = await world.converse()
+    answer = await world.client.delete(f"/v1/conversations/{conversation}?responses=yes")
+    assert answer.status_code == 400
+    check_error(answer.status_code, answer.content, param="responses")
+    assert (await world.client.get(f"/v1/conversations/{conversation}")).status_code == 200
+
+
+async def test_a_conversation_in_use_is_not_deleted_with_its_responses(world: World) -> None:
+    conversation = await world.converse()
+    slow = {"model": "tiny", "input": '!{"hang": true} slow', "conversation": conversation}
+    started = await world.create(**slow | {"background": True})
+    await world.upstream.wait_stalled(1)
+    answer = await world.client.delete(f"/v1/conversations/{conversation}?responses=true")
+    check_error(answer.status_code, answer.content, code="conversation_locked")
+    await world.post(f"/v1/responses/{started['id']}/cancel")
+    answer = await world.client.delete(f"/v1/conversations/{conversation}?responses=true")
+    assert answer.json()["responses_deleted"] == 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from agentic_trio.auth.key_text import digest_of, make_key
 from agentic_trio.config import Config
@@ -15,6 +16,7 @@ from agentic_trio.errors import ConfigError
 from agentic_trio.minting import mint_id
 from agentic_trio.server.serve import check_exposure
 from agentic_trio.store.key_database import KeyRow, open_keys
+from tests.websocket_client import Refused, Socket, open_socket
 
 from .documented import operations
 from .harness import MODEL, World, open_world
@@ -103,11 +105,18 @@ async def test_every_route_needs_the_scope_of_its_method(
 ):
     headers = team.headers(scope="read")
     answer = await team.world.client.request(method, path, headers=headers)
-    if method == "GET":
+    if method == "GET" and path != "/metrics":
         assert answer.status_code != 403
     else:
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "missing_scope"
+
+
+async def test_metrics_are_an_admin_s(team: Team):
+    # There are none here, but only an admin is told so.
+    for scope, status in (("write", 403), ("admin", 404)):
+        answer = await team.world.client.get("/metrics", headers=team.headers(scope=scope))
+        assert answer.status_code == status
 
 
 async def test_what_is_not_there_is_told_to_those_who_may_call_alone(team: Team):
@@ -245,3 +254,53 @@ def test_keys_need_a_file():
 def test_another_way_in_is_no_setting():
     with pytest.raises(ConfigError, match="auth must be keys or oidc"):
         Config(auth=("passwords",))
+
+
+def on_a_socket(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+async def test_a_socket_without_a_key_is_refused(team: Team):
+    for headers in ({}, {"authorization": "Bearer at-random"}):
+        with pytest.raises(Refused) as refused:
+            async with open_socket(team.world.port, headers=on_a_socket(headers)):
+                pass
+        assert refused.value.status == 401
+
+
+async def test_a_socket_makes_its_owner_s_responses(team: Team):
+    alice, bob = team.headers("alice"), team.headers("bob")
+    async with open_socket(team.world.port, headers=on_a_socket(alice)) as socket:
+        response = await socket.respond()
+    path = f"/v1/responses/{response['id']}"
+    assert (await team.world.client.get(path, headers=alice)).status_code == 200
+    assert (await team.world.client.get(path, headers=bob)).status_code == 404
+    async with open_socket(team.world.port, headers=on_a_socket(bob)) as socket:
+        frame = await socket.refused(previous_response_id=response["id"])
+        assert frame["error"]["code"] == "previous_response_not_found"
+
+
+async def test_a_key_that_may_only_read_makes_no_response_on_a_socket(team: Team):
+    headers = on_a_socket(team.headers(scope="read"))
+    async with open_socket(team.world.port, headers=headers) as socket:
+        assert (await socket.refused())["status"] == 403
+    assert not team.world.upstream.requests
+
+
+async def test_a_key_that_is_revoked_makes_no_more_responses_on_an_open_socket(team: Team):
+    headers = team.headers("alice")
+    async with open_socket(team.world.port, headers=on_a_socket(headers)) as socket:
+        await socket.respond()
+        database = open_keys(team.keys_file)
+        [row] = database.keys()
+        database.revoke(row.id, 0)
+        database.close()
+        with trio.fail_after(10):
+            while (await next_answer(socket))["type"] != "error":  # noqa: ASYNC110
+                await trio.sleep(0.05)
+    assert (await team.world.client.get("/v1/models", headers=headers)).status_code == 401
+
+
+async def next_answer(socket: Socket) -> Any:
+    await socket.create()
+    return (await socket.events())[-1]

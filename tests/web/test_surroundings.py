@@ -285,7 +285,7 @@ async def upgrade(world: World, path: str, fields: str = "") -> tuple[int, dict[
     return parse_response(await exchange_bytes(world.port, UPGRADE.format(path, fields).encode()))
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/nope"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses/", "/v1/nope"])
 async def test_websocket_is_refused_with_426_at_once(world: World, path: str) -> None:
     status, headers, body = await upgrade(world, path)
     assert status == 426
@@ -296,11 +296,11 @@ async def test_websocket_is_refused_with_426_at_once(world: World, path: str) ->
 @pytest.mark.parametrize("fields", ["", f"Origin: {PAGE}\r\n", "Origin: https://evil.example\r\n"])
 async def test_websocket_is_refused_with_426_whatever_origins_are_allowed(fields: str) -> None:
     async with open_world(cors_allowed_origins=(PAGE,)) as world:
-        assert (await upgrade(world, "/v1/responses", fields))[0] == 426
+        assert (await upgrade(world, "/v1/nope", fields))[0] == 426
 
 
 async def test_refused_websocket_leaves_nothing_in_the_log(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await upgrade(world, "/v1/responses")
+    await upgrade(world, "/v1/nope")
     assert caplog.records == []

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import trio
 
 from agentic_trio.auth.key_text import PREFIX
 from agentic_trio.auth.keyring import open_keyring
-from agentic_trio.auth.refusals import bad_credential, no_credential
+from agentic_trio.auth.refusals import bad_credential, cannot_tell, no_credential
+from agentic_trio.context import Identity
 from agentic_trio.errors import ConfigError
 from agentic_trio.store.contract import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator
 
     from agentic_trio.auth.keyring import Keyring
+    from agentic_trio.auth.oidc import Issuer
     from agentic_trio.config import Config
-    from agentic_trio.context import Identity
 
-    Headers = Iterable[tuple[bytes, bytes]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+Authenticate = Callable[[Mapping[str, str]], Awaitable[Identity | str | None]]
+"""A program's own way in. It is given a request's headers, names in lower case, of a repeated one the first,
+and returns who sends it: an :class:`Identity`, or only an owner's name; None lets nobody in (401). It may
+raise :class:`GatewayError` with another refusal."""
 
 MAX_CREDENTIAL = 16 * 1024
 """Bytes of a credential; a longer one is not looked at."""
+
+AUTHENTICATE_TIMEOUT = 10.0
+"""Seconds that a program's own way in may take."""
 
 
 class Authenticator:
@@ -29,10 +42,16 @@ class Authenticator:
 
     Args:
         keyring: its keys, if those are one.
+        issuer: whose tokens are another, if there is one.
+        authenticate: the program's own, which is asked about whatever is no key and no token.
     """
 
-    def __init__(self, keyring: Keyring | None) -> None:
-        self._keyring = keyring
+    def __init__(
+        self, keyring: Keyring | None, issuer: Issuer | None = None, authenticate: Authenticate | None = None
+    ) -> None:
+        self.keyring = keyring
+        self._issuer = issuer
+        self._authenticate = authenticate
 
     async def identify(self, headers: Headers) -> Identity:
         """Who sends a request with these headers, whose names are in lower case.
@@ -44,20 +63,46 @@ class Authenticator:
             InvalidRequest: the credential is missing or worth nothing (401).
             ServiceUnavailable: that can't be found out now.
         """
+        headers = list(headers)
         found = set(_credentials(headers))
+        ours = [each for each in found if self._is_key(each) or self._is_token(each)]
+        if not ours and self._authenticate is not None:
+            return await self._ask_program(self._authenticate, headers)
         if not found:
             raise no_credential()
-        ours = [each for each in found if self._claims(each)]
-        if len(ours) != 1 or len(ours[0]) > MAX_CREDENTIAL or self._keyring is None:
+        if len(ours) != 1 or len(ours[0]) > MAX_CREDENTIAL:
             raise bad_credential()
-        return await self._keyring.identify(ours[0].decode("latin-1"))
+        text = ours[0].decode("latin-1")
+        if self.keyring is not None and self._is_key(ours[0]):
+            return await self.keyring.identify(text)
+        assert self._issuer is not None
+        return await self._issuer.identify(text)
+
+    async def _ask_program(self, authenticate: Authenticate, headers: Headers) -> Identity:
+        values: dict[str, str] = {}
+        for name, value in headers:
+            values.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        with trio.move_on_after(AUTHENTICATE_TIMEOUT) as asking:
+            found = await authenticate(MappingProxyType(values))
+        if asking.cancelled_caught:
+            raise cannot_tell()
+        if found is None:
+            raise bad_credential() if set(_credentials(headers)) else no_credential()
+        return found if isinstance(found, Identity) else Identity(found, "write")
 
     def is_ours(self, authorization: bytes) -> bool:
-        """Whether an ``Authorization`` header holds, or may hold, a credential of this gateway's."""
-        return self._claims(_token(authorization))
+        """Whether an ``Authorization`` header holds, or may hold, a credential for this gateway."""
+        if self._authenticate is not None:
+            return True
+        token = _token(authorization)
+        # Another scheme than Bearer may hold ours, too.
+        return PREFIX.encode() in authorization or self._is_token(token)
 
-    def _claims(self, credential: bytes) -> bool:
-        return credential.startswith(PREFIX.encode())
+    def _is_key(self, credential: bytes) -> bool:
+        return self.keyring is not None and credential.startswith(PREFIX.encode())
+
+    def _is_token(self, credential: bytes) -> bool:
+        return self._issuer is not None and credential.count(b".") == 2
 
 
 def _credentials(headers: Headers) -> Iterable[bytes]:
@@ -75,22 +120,34 @@ def _token(authorization: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def open_authenticator(config: Config, now: Callable[[], float]) -> AsyncIterator[Authenticator | None]:
-    """What a configuration asks clients for, for as long as the block lasts; None if that is nothing.
+async def open_authenticator(
+    config: Config, now: Callable[[], float], authenticate: Authenticate | None = None
+) -> AsyncIterator[Authenticator | None]:
+    """What a configuration and a program ask clients for, for as long as the block lasts; None if nothing.
 
     Raises:
-        ConfigError: a file that it needs can't be used.
+        ConfigError: a file or a library that it needs can't be used.
 
     Cancellation: what was opened is closed first.
     """
-    if not config.auth:
+    if not config.auth and authenticate is None:
         yield None
         return
     async with AsyncExitStack() as stack:
-        keyring = None
+        keyring = issuer = None
         if "keys" in config.auth:
             try:
                 keyring = await stack.enter_async_context(open_keyring(config.keys_path, now))
             except StoreError as error:
                 raise ConfigError(f"the keys in {config.keys_path!r}: {error}") from error
-        yield Authenticator(keyring)
+        if "oidc" in config.auth:
+            issuer = await _open_issuer(config, now, stack)
+        yield Authenticator(keyring, issuer, authenticate)
+
+
+async def _open_issuer(config: Config, now: Callable[[], float], stack: AsyncExitStack) -> Issuer:
+    try:
+        from agentic_trio.auth.oidc import open_issuer
+    except ImportError as error:
+        raise ConfigError(f"auth has oidc, which needs the extra 'oidc' ({error.name} is missing)") from None
+    return await stack.enter_async_context(open_issuer(config, now))

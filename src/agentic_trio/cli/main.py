@@ -1,4 +1,4 @@
-"""The command line: ``agentic-trio serve``, ``demo``, ``keys`` and ``db``.
+"""The command line: ``agentic-trio serve``, ``demo``, ``doctor``, ``keys``, ``config`` and ``db``.
 
 What a command needs is imported when it runs: ``--help``, ``--version`` and the completion in a shell
 load neither Trio nor a web framework.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from agentic_trio.cli.database import db
 from agentic_trio.cli.options import OnceCommand, config_option, options_of
 from agentic_trio.cli.values import Moment, Name, Period
 from agentic_trio.config import SETTINGS, Config, log_sources
@@ -41,16 +42,18 @@ def serve(file: str | None, local: bool, verbose: bool, **flags: str | bool | No
     """
     from agentic_trio.telemetry.process_log import lines_held, open_log
 
-    with lines_held():
+    def configured() -> Config:
         config = Config.from_command(flags, file)
-        if verbose:
-            config = replace(config, log_level="debug")
+        return replace(config, log_level="debug") if verbose else config
+
+    with lines_held():
+        config = configured()
         log = open_log(config.log_format, config.log_level)
     log_sources(config)
 
     from agentic_trio.cli.run import run_gateway
 
-    run_gateway(config, log, local=local)
+    run_gateway(config, log, local=local, reread=configured)
 
 
 @command_line.command(cls=OnceCommand)
@@ -65,30 +68,7 @@ def demo(url: str | None, model: str | None) -> None:
     trio.run(hold_conversation, url, model)
 
 
-@command_line.group()
-def db() -> None:
-    """Look after the database."""
-
-
-@db.command(cls=OnceCommand, params=[config_option(), *options_of({"db_url": SETTINGS["db_url"]})])
-@click.argument("target", type=click.Path(dir_okay=False))
-def backup(target: str, file: str | None, **flags: str | bool | None) -> None:
-    """Copy the database to TARGET, a new file, also while a gateway uses it.
-
-    A plain copy of the file would lack what is still in its log.
-    """
-    config = Config.from_command(flags, file)
-
-    from agentic_trio.store.backup import backup as copy
-
-    with click.progressbar(length=0, label="Pages", file=sys.stderr) as bar:
-
-        def show(remaining: int, total: int) -> None:
-            bar.length = total
-            bar.update(total - remaining - bar.pos)
-
-        copy(config.database_path, target, progress=show)
-    click.echo(f"{config.database_path} is copied to {target}")
+command_line.add_command(db)
 
 
 def _keeping(name: str) -> list[click.Parameter]:
@@ -164,6 +144,39 @@ def rotate(key: str, grace: int, file: str | None, as_json: bool, **flags: str |
     from agentic_trio.cli import key_commands
 
     key_commands.rotate(Config.from_command(flags, file), key, grace, as_json=as_json)
+
+
+@command_line.group(name="config")
+def config_group() -> None:
+    """Look at the settings."""
+
+
+_AS_JSON = click.Option(["--json", "as_json"], is_flag=True, help="print JSON")
+
+
+@config_group.command(cls=OnceCommand, params=[config_option(), *options_of(SETTINGS), _AS_JSON])
+def show(file: str | None, as_json: bool, **flags: str | bool | None) -> None:
+    """Show each setting's value and where it came from, as `serve` with the same flags would have it.
+
+    Secrets are masked.
+    """
+    from agentic_trio.cli.settings_commands import show_settings
+
+    show_settings(Config.from_command(flags, file), as_json=as_json)
+
+
+@command_line.command(cls=OnceCommand, params=[config_option(), *options_of(SETTINGS), _AS_JSON])
+@click.option("--no-inference", is_flag=True, help="don't ask the model for a few tokens")
+def doctor(file: str | None, as_json: bool, no_inference: bool, **flags: str | bool | None) -> None:
+    """Look at everything that the gateway needs, and say what is wrong and what to do.
+
+    Nothing is changed, and a gateway may be running. The exit code is 1 if there is a problem.
+    """
+    from agentic_trio.cli.settings_commands import run_doctor
+
+    fine = run_doctor(lambda: Config.from_command(flags, file), infer=not no_inference, as_json=as_json)
+    if not fine:
+        raise SystemExit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

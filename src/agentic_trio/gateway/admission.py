@@ -13,6 +13,7 @@ from agentic_trio.errors import GatewayError, ServiceUnavailable
 from agentic_trio.telemetry.edges import Overload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Admission:
         bytes_left: how many more bytes of bodies, histories and answers may be in memory now; less than
             none while answers take more than there is.
         closed: whether the server is shutting down, so that nothing more is admitted.
+        on_close: what is called when that begins.
         no_slots, no_memory: tell of requests that are refused.
     """
 
@@ -51,8 +53,15 @@ class Admission:
         self.slots = max_requests
         self.bytes_left = max_bytes
         self.closed = False
+        self.on_close: set[Callable[[], None]] = set()
         self.no_slots = Overload(logger, "slots", "every slot at the model server is taken")
         self.no_memory = Overload(logger, "memory", "there is no memory for more bodies and histories")
+
+    def close(self) -> None:
+        """Admit nothing more, and tell those who wait for that."""
+        self.closed = True
+        for call in list(self.on_close):
+            call()
 
     def check(self) -> None:
         """Refuse a request whose body has not been read, if there is no slot for it now.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentic_trio.gateway.locks import Locks
+    from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Store
     from agentic_trio.wire.ids import MintId
 
@@ -37,9 +38,17 @@ class Conversations:
     """Conversations and their items, by owner. ``strict``: refuse what OpenAI doesn't know in a request."""
 
     def __init__(
-        self, store: Store, locks: Locks, mint: MintId, now: Callable[[], float], *, strict: bool
+        self,
+        store: Store,
+        unrecorded: Unrecorded,
+        locks: Locks,
+        mint: MintId,
+        now: Callable[[], float],
+        *,
+        strict: bool,
     ) -> None:
         self._store = store
+        self._unrecorded = unrecorded
         self._locks = locks
         self._mint = mint
         self._now = now
@@ -70,6 +79,24 @@ class Conversations:
         with StateErrors():
             await self._store.delete_conversation(owner, id)
         return deleted_body(id, "conversation.deleted")
+
+    async def delete_with_responses(self, owner: str, id: str) -> bytes:
+        """Forget a conversation and all responses that were made in it.
+
+        Raises:
+            InvalidRequest: a turn is at work in it.
+
+        Cancellation: some of its responses may be gone; the conversation is the last to go.
+        """
+        deleted = 0
+        with StateErrors():
+            await self._store.conversation(owner, id)
+            async with self._locks.lock(owner, id):
+                await self._unrecorded.settle_all(owner, id)
+                while count := await self._store.delete_responses_of(owner, id):
+                    deleted += count
+                await self._store.delete_conversation(owner, id)
+        return deleted_body(id, "conversation.deleted", responses_deleted=deleted)
 
     async def page(self, owner: str, query: PageQuery, *, metadata: dict[str, str]) -> bytes:
         """The owner's conversations, by creation."""

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from agentic_trio.auth.authenticator import open_authenticator
+from agentic_trio.config import SETTINGS
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.gateway.admission import Admission
+from agentic_trio.gateway.control import open_control
 from agentic_trio.gateway.conversations import Conversations
 from agentic_trio.gateway.embedding import Embedding
 from agentic_trio.gateway.idempotency import KEY_WAIT, key_in_use
 from agentic_trio.gateway.keys import open_sealing
 from agentic_trio.gateway.locks import Locks
+from agentic_trio.gateway.maintenance import Maintenance
 from agentic_trio.gateway.registry import Registry
 from agentic_trio.gateway.responses import Responses
 from agentic_trio.gateway.services import Services
@@ -28,14 +31,18 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
+from agentic_trio.telemetry.edges import event
 from agentic_trio.telemetry.observer import Observer
 from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.responses import crashed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
+    from agentic_trio.auth.authenticator import Authenticate
     from agentic_trio.config import Config
+    from agentic_trio.store.sqlite import SqliteStore
     from agentic_trio.tools.mcp_servers import ToolServers
 
 JsonObject = dict[str, Any]
@@ -43,6 +50,8 @@ JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 PRUNE_INTERVAL = 3600.0
+
+DAY = 86_400.0
 
 PROBE_AGE = 0.1
 """Seconds for which what a probe has found is taken to be so."""
@@ -65,6 +74,7 @@ class Gateway(Embedding):
         responses: stored responses, as JSON text.
         conversations: conversations and their items, as JSON text.
         observer: what operators see.
+        reloads: called with a new configuration when a running gateway is to take what it can of it.
         closed: whether the block is over; the methods for programs then raise RuntimeError.
     """
 
@@ -80,11 +90,13 @@ class Gateway(Embedding):
         self.responses = Responses(services, self.turns)
         self.conversations = Conversations(
             services.store,
+            services.unrecorded,
             services.locks,
             services.mint,
             services.now,
             strict=services.config.strict_parameters,
         )
+        self.reloads: list[Callable[[Config], None]] = []
         self.closed = False
         self.observer = services.observer
         self._services = services
@@ -95,6 +107,21 @@ class Gateway(Embedding):
     def own_context(self) -> RequestContext:
         """The context of the program that embeds the gateway."""
         return RequestContext(authorization=bearer(self.config.openai_api_key))
+
+    def reload(self, config: Config) -> None:
+        """Take the settings of another configuration that a running gateway can change; log the others."""
+        for reload in self.reloads:
+            try:
+                reload(config)
+            except ConfigError as error:
+                logger.error("not reloaded: %s", error)
+        changed = [
+            name
+            for name, each in SETTINGS.items()
+            if not each.reloads and getattr(config, name) != getattr(self.config, name)
+        ]
+        if changed:
+            logger.warning("these settings have changed, and need a restart: %s", ", ".join(changed))
 
     async def probe(self) -> None:
         """Ask the model server and the store whether they work.
@@ -123,12 +150,16 @@ class Gateway(Embedding):
 
 
 @asynccontextmanager
-async def open_gateway(config: Config, *, observer: Observer | None = None) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    config: Config, *, observer: Observer | None = None, authenticate: Authenticate | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
 
     Args:
         config: its configuration.
         observer: what operators see; without one, there is no log of its requests.
+        authenticate: says who a request over HTTP comes from, by its headers; beside what ``config.auth``
+            names, if that names anything.
 
     Raises:
         ConfigError: the database can't be used.
@@ -138,14 +169,15 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
     """
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
+    observer = observer or Observer()
     async with (
-        open_authenticator(config, time.time) as authenticator,
-        open_sqlite_store(config.database_path) as store,
+        open_authenticator(config, time.time, authenticate) as authenticator,
+        _open_store(config, observer) as store,
         open_upstream(config) as upstream,
         open_tools(config) as tools,
     ):
         try:
-            await store.recover(crashed)
+            _tell_recovered(await store.recover(crashed))
             sealing = await open_sealing(config, store)
         except StoreError as error:
             raise ConfigError(f"store {config.database_path!r}: {error}") from error
@@ -159,13 +191,27 @@ async def open_gateway(config: Config, *, observer: Observer | None = None) -> A
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
+            observer=observer,
             tools=tools,
-            observer=observer or Observer(),
             authenticator=authenticator,
             sealing=sealing,
         )
+        observer.show("queued_writes", "Writes that wait for the store", lambda: store.writer.waiting)
         async with open_gateway_over(services) as gateway:
-            yield gateway
+            maintenance = Maintenance(
+                config.database_path, store, turns=gateway.turns, unrecorded=services.unrecorded
+            )
+            async with open_control(config.database_path, maintenance.commands):
+                yield gateway
+
+
+def _tell_recovered(turns: int) -> None:
+    if turns:
+        logger.warning(
+            "the gateway ended while %d turns were under way: they are failed now",
+            turns,
+            extra=event("recovered", turns=turns),
+        )
 
 
 @asynccontextmanager
@@ -197,10 +243,11 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
     async with open_inner_nursery() as service:
         gateway = Gateway(services, service)
         service.start_soon(services.unrecorded.run)
-        service.start_soon(prune_streams, services)
+        service.start_soon(prune_expired, services)
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
         service.start_soon(services.observer.run)
+        show_state(services, gateway.turns)
         try:
             yield gateway
         finally:
@@ -208,16 +255,43 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
             await gateway.turns.close()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + services.config.commit_timeout):
                 await services.unrecorded.flush()
+            services.unrecorded.abandon()
             service.cancel_scope.cancel()
 
 
-async def prune_streams(services: Services) -> None:
-    """Forget, now and then, the streams of turns that ended too long ago to be read again."""
+def show_state(services: Services, turns: Registry) -> None:
+    """Let operators see how much is under way, and what waits."""
+    show, admission, config = services.observer.show, services.admission, services.config
+    services.unrecorded.on_lost = services.observer.lost
+    slots, memory = config.max_concurrent_requests, config.max_held_bytes
+    show("live_turns", "Turns that run or are queued", lambda: len(turns))
+    show("queued_background_turns", "Background turns that wait", lambda: turns.queued)
+    show("unrecorded_endings", "Endings that the store could not take yet", lambda: len(services.unrecorded))
+    show("slots_in_use", "Requests at the model servers", lambda: slots - admission.slots)
+    show("held_bytes", "Bytes of bodies, histories and answers", lambda: memory - admission.bytes_left)
+
+
+def _open_store(config: Config, observer: Observer) -> AbstractAsyncContextManager[SqliteStore]:
+    return open_sqlite_store(
+        config.database_path, migration_backup=config.migration_backup, observe=observer.committed
+    )
+
+
+async def prune_expired(services: Services) -> None:
+    """Forget, now and then, the streams that ended too long ago to be read again, and what is too old."""
+    config = services.config
     while True:
         # The store logs what it can't do; it is tried again.
         with suppress(StoreError):
-            await services.store.prune_events(int(services.now() - services.config.replay_retention))
+            await services.store.prune_events(int(services.now() - config.replay_retention))
+            if config.retention_days:
+                await _expire(services, int(services.now() - config.retention_days * DAY))
         await trio.sleep(PRUNE_INTERVAL)
+
+
+async def _expire(services: Services, before: int) -> None:
+    while await services.store.expire(before):
+        pass
 
 
 async def sweep_deleted(services: Services, turns: Registry) -> None:

@@ -161,7 +161,7 @@ class Recording:
             self._services.unrecorded.keep(self._ending(response, log, last))
             return ServiceUnavailable("The response was not stored in time.")
         self._figures.stored = self._figures.clock()
-        log.extend(last)
+        log.append_last(last)
         return None
 
     def _not_recorded(self, response: Accumulator, log: EventLog) -> GatewayError:
@@ -170,7 +170,7 @@ class Recording:
         last = self.last_events(response)
         if self.row is not Row.NONE:
             self._services.unrecorded.keep(self._ending(response, log, last))
-        log.extend(last)
+        log.append_last(last)
         return error
 
     async def withdraw(self, response: Accumulator, log: EventLog) -> None:

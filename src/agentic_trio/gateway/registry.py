@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.idempotency import IdempotencyKey
     from agentic_trio.gateway.services import Services
+    from agentic_trio.store.contract import History
     from agentic_trio.wire.create_response import CreateResponse
 
 LARGE_BODY = 256 * 1024
@@ -56,8 +57,18 @@ class Registry:
         ticket: Ticket,
         *,
         key: IdempotencyKey | None = None,
+        local: History | None = None,
+        generates: bool = True,
     ) -> Turn:
         """A turn for a request's body. It has taken over the ticket, and must now be run or started.
+
+        Args:
+            body: the request's.
+            context: the request's own values.
+            ticket: has its slot and its memory.
+            key: what makes another request a repeat of it.
+            local: what it continues, where that isn't stored.
+            generates: whether the model is asked for an answer.
 
         Raises:
             InvalidRequest: the body is not a valid request. The ticket is untouched, here and below.
@@ -69,10 +80,12 @@ class Registry:
         call = await self._parse(body)
         if call.background:
             if self._in_background >= self._most_in_background:
-                raise TooManyRequests("Too many background responses are waiting. Please retry later.")
+                raise TooManyRequests(
+                    "Too many background responses are waiting. Please retry later.", "background"
+                )
             ticket.give_slot_back()
         kind = ToolTurn if call.runs_tools else Turn
-        return kind(call, context, services, ticket.pop_all(), key=key)
+        return kind(call, context, services, ticket.pop_all(), key=key, local=local, generates=generates)
 
     async def _parse(self, body: bytes) -> CreateResponse:
         """Parse a body; a large one in slices, between which other tasks get their turn."""
@@ -91,6 +104,15 @@ class Registry:
             if time.perf_counter() - began > PARSING_SLICE:
                 await trio.lowlevel.checkpoint()
                 began = time.perf_counter()
+
+    def __len__(self) -> int:
+        """How many turns run, or wait in the background."""
+        return len(self._running)
+
+    @property
+    def queued(self) -> int:
+        """How many background turns wait."""
+        return max(self._in_background - self._services.background.borrowed_tokens, 0)
 
     async def run(self, turn: Turn) -> None:
         """Run a turn in the caller's task, which owns it. Cancellation: as for ``Turn.run``."""
@@ -153,6 +175,10 @@ class Registry:
             await trio.sleep(self._services.config.keep_alive_interval / 2)
             for turn in list(self._running.values()):
                 turn.wake_if_quiet()
+
+    def running(self) -> list[Turn]:
+        """The turns that run now."""
+        return list(self._running.values())
 
     async def wait_for_running(self) -> None:
         """Wait until every turn that runs now has ended. Cancellation: stops waiting."""

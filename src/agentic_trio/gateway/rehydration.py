@@ -9,7 +9,8 @@ from agentic_trio.gateway.items import linked_items, resolved
 from agentic_trio.gateway.store_errors import HistoryErrors
 from agentic_trio.store.contract import History
 from agentic_trio.wire.create_response import nothing_to_answer
-from agentic_trio.wire.items import pair_calls, refuse_dangling
+from agentic_trio.wire.dialect import decode_object
+from agentic_trio.wire.items import InputItem, decode_kind, pair_calls, refuse_dangling
 from agentic_trio.wire.sealed_items import REASONING, opened_reasoning
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.services import Services
     from agentic_trio.wire.create_response import CreateResponse
-    from agentic_trio.wire.items import InputItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,24 @@ class Context:
         return [*self.history.items, *(item.data for item in self.input)]
 
 
-async def rehydrate(call: CreateResponse, owner: str, services: Services, ticket: Ticket) -> Context:
+async def rehydrate(
+    call: CreateResponse,
+    owner: str,
+    services: Services,
+    ticket: Ticket,
+    *,
+    local: History | None = None,
+    answered: bool = True,
+) -> Context:
     """Read the history that a request names, and settle its references and open calls.
 
-    The history's bytes are reserved on the ticket.
+    Args:
+        call: the request.
+        owner: whose it is.
+        services: has the store.
+        ticket: the history's bytes are reserved on it.
+        local: the history of ``previous_response_id``, if that isn't stored.
+        answered: whether the model is to answer, so that every call must have its output.
 
     Raises:
         InvalidRequest: the history can't be continued, or the input doesn't fit it.
@@ -53,16 +67,28 @@ async def rehydrate(call: CreateResponse, owner: str, services: Services, ticket
 
     Cancellation: nothing has happened.
     """
-    history = History()
-    if call.previous_response_id is not None or call.conversation is not None:
+    history = local or History()
+    if local is not None:
+        ticket.reserve(sum(map(len, history.items)))
+    elif call.previous_response_id is not None or call.conversation is not None:
         history = await _read_history(call, owner, services)
         ticket.reserve(sum(map(len, history.items)))
     items = _opened(await _resolved(call, owner, services), owner, services)
     if not items and not history.items:
         raise nothing_to_answer()
     open_calls = pair_calls(history.open_calls, items, history.items)
-    refuse_dangling(open_calls, items)
+    if answered:
+        refuse_dangling(open_calls, items)
+    if local is not None and call.store:
+        # Nothing of it is on disk, so it becomes this turn's own.
+        return Context(input=[*map(_unstored, history.items), *items], open_calls=open_calls)
     return Context(history, items, open_calls)
+
+
+def _unstored(data: bytes) -> InputItem:
+    """An item of a history that isn't stored. Whoever made its id, it refers to nothing here."""
+    kind = decode_kind(data)
+    return InputItem(decode_object(data)["id"], kind.type, data, named=True, call_id=kind.call_id)
 
 
 async def _read_history(call: CreateResponse, owner: str, services: Services) -> History:

@@ -16,9 +16,11 @@ from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
+from agentic_trio.store.contract import APPENDING, History
 from agentic_trio.telemetry.figures import Figures
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.affinity import Affinity
+from agentic_trio.wire.items import opened_calls
 from agentic_trio.wire.responses import Snapshot, with_output
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from agentic_trio.context import RequestContext
     from agentic_trio.gateway.admission import Ticket
     from agentic_trio.gateway.idempotency import IdempotencyKey
+    from agentic_trio.gateway.rehydration import Context
     from agentic_trio.gateway.services import Services
     from agentic_trio.upstream.answer import Answer
     from agentic_trio.wire.bodies import Members
@@ -87,6 +90,8 @@ class Turn:
         ticket: Ticket,
         *,
         key: IdempotencyKey | None = None,
+        local: History | None = None,
+        generates: bool = True,
     ) -> None:
         self.call = call
         self.figures = Figures(
@@ -107,6 +112,8 @@ class Turn:
         self._context = context
         self._services = services
         self._ticket = ticket
+        self._local = local
+        self._generates = generates
         self._scope = trio.CancelScope()
         # Why ``_scope`` is cancelled: its deadline, unless ``cancel`` gives another reason.
         self._reason: Callable[[], GatewayError | None] = partial(turn_timeout, services.config)
@@ -158,6 +165,16 @@ class Turn:
         """The Response object that a background turn's client gets: ``queued``, as OpenAI's always is."""
         return with_output(self._response.snapshot.queued().body(), ())
 
+    def continuation(self) -> History | None:
+        """What a turn that continues this one would read if it were stored; None if none can continue it."""
+        if self._response.snapshot.status not in APPENDING:
+            return None
+        context, made = self.recording.context, self._response.items
+        usable = [item for item in made if not item.unusable]
+        calls = opened_calls(item.final or {} for item in usable)
+        items = [*context.items(), *(item.stored for item in usable)]
+        return History(items=items, open_calls=context.open_calls | calls)
+
     def wake_if_quiet(self) -> None:
         """Let readers send a comment, if nothing has happened since the last call.
 
@@ -190,6 +207,8 @@ class Turn:
             # A bug here must not cancel the other turns of the nursery. The log is closed without a
             # terminal event, so readers see a broken stream, never a false success.
             self._error = self._bug("did not end well")
+            if self.announced and self.call.store and not self.figures.stored:
+                self._services.observer.lost(self.id)
         finally:
             self._services.observer.turn(self.figures)
             self._head.set()
@@ -200,7 +219,7 @@ class Turn:
         try:
             with self._scope, StateErrors():
                 await self._take_conversation(owned)
-                self.recording.context = await rehydrate(self.call, self.owner, self._services, self._ticket)
+                self.recording.context = await self._rehydrated()
                 self.figures.history = self.figures.clock()
                 await self._take_turn()
             if self._scope.cancelled_caught:
@@ -218,8 +237,16 @@ class Turn:
         if self.call.conversation is not None and self.call.store:
             await owned.enter_async_context(self._services.locks.lock(self.owner, self.call.conversation))
 
+    async def _rehydrated(self) -> Context:
+        return await rehydrate(
+            self.call, self.owner, self._services, self._ticket, local=self._local, answered=self._generates
+        )
+
     async def _take_turn(self) -> None:
         """Call the model server, in the background once there is room."""
+        if not self._generates:
+            await self._warm_up()
+            return
         if not self.call.background:
             await self._call_upstream()
             return
@@ -229,6 +256,12 @@ class Turn:
         async with self._services.background:
             self._log(self._response.begin())
             await self._call_upstream()
+
+    async def _warm_up(self) -> None:
+        """Make a response of nothing, which others can continue."""
+        await self._announce()
+        self._tell(self._response.begin())
+        self._response.complete()
 
     async def _call_upstream(self) -> None:
         """Call the model server, again if that was asked for and nothing has been generated."""
@@ -296,10 +329,8 @@ class Turn:
             self._response.receive_json(body)
 
     async def _follow_stream(self, answer: Answer) -> None:
-        with trio.CancelScope() as lingering:
-            async for chunk in answer.chunks:
-                if self._response.followed:
-                    continue
+        def take(chunk: bytes) -> bool:
+            if not self._response.followed:
                 if not self.figures.first:
                     self.figures.first = self.figures.clock()
                 self._ticket.charge(len(chunk))
@@ -307,6 +338,10 @@ class Turn:
                 if self._response.followed:
                     self.figures.answered = self.figures.clock()
                     lingering.deadline = trio.current_time() + LINGER
+            return True
+
+        with trio.CancelScope() as lingering:
+            await answer.chunks.follow(take)
         self._log(self._response.end_of_stream())
 
     def _log(self, events: Sequence[bytes]) -> None:
@@ -347,7 +382,7 @@ class Turn:
             return
         if self.call.store and recording.row is not Row.NONE:
             await recording.withdraw(self._response, self.log)
-        self.log.extend(recording.last_events(self._response))
+        self.log.append_last(recording.last_events(self._response))
 
     def _take_figures(self) -> None:
         snapshot, error = self._response.snapshot, self._error

@@ -16,7 +16,10 @@ import trio
 from agentic_trio.net.streams import MAX_READ, Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentic_trio.net.deadlines import Deadlines
+    from agentic_trio.net.pump import Pump
 
 SLICE = 0.005
 """Seconds for which a task may go on without a wait, before it lets other tasks run."""
@@ -31,12 +34,14 @@ class DirectStream(Stream):
     Args:
         stream: owns the socket, and closes it.
         deadlines: end the waits that are bounded.
+        pump: reads the stream when it is followed; without one its own task does.
     """
 
-    def __init__(self, stream: trio.SocketStream, deadlines: Deadlines) -> None:
+    def __init__(self, stream: trio.SocketStream, deadlines: Deadlines, pump: Pump | None = None) -> None:
         self._stream = stream
         self._socket = stream.socket
         self._deadlines = deadlines
+        self._pump = pump
         self._slice_ends = perf_counter() + SLICE
 
     @property
@@ -53,15 +58,27 @@ class DirectStream(Stream):
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         while True:
-            try:
-                data = os.read(self._descriptor(), max_bytes or MAX_READ)
-            except BlockingIOError:
-                await self._wait_readable(within)
-                continue
-            except OSError as error:
-                raise trio.BrokenResourceError(str(error)) from error
-            await self.give_way()
-            return data
+            data = self.receive_nowait(max_bytes or MAX_READ)
+            if data is not None:
+                await self.give_way()
+                return data
+            await self._wait_readable(within)
+
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        """Read what has arrived: empty at the end, None if nothing has. Raises as ``receive_some`` does."""
+        try:
+            return os.read(self._descriptor(), max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+
+    async def follow(self, take: Callable[[bytes], bool], within: float = math.inf) -> None:
+        """See ``Stream.follow``. Cancellation: nothing is lost."""
+        if self._pump is None:
+            await super().follow(take, within)
+        else:
+            await self._pump.follow(self, take, within)
 
     async def give_way(self) -> None:
         if perf_counter() >= self._slice_ends:
@@ -142,6 +159,8 @@ class DirectStream(Stream):
         await self._stream.aclose()
 
 
-async def open_direct_stream(host: str, port: int, *, deadlines: Deadlines) -> DirectStream:
+async def open_direct_stream(
+    host: str, port: int, *, deadlines: Deadlines, pump: Pump | None = None
+) -> DirectStream:
     """Connect to a TCP port. Raises OSError. Cancellation: nothing is left open."""
-    return DirectStream(await trio.open_tcp_stream(host, port), deadlines)
+    return DirectStream(await trio.open_tcp_stream(host, port), deadlines, pump)

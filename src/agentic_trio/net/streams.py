@@ -6,9 +6,12 @@ import math
 import socket
 import struct
 from abc import abstractmethod
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WRITE_PIECE: Final = 64 * 1024
 BODY_PIECE: Final = 64 * 1024
@@ -51,6 +54,20 @@ class Stream(trio.abc.HalfCloseableStream):
 
         Cancellation: nothing is lost.
         """
+
+    async def follow(self, take: Callable[[bytes], bool], within: float = math.inf) -> None:
+        """Call ``take`` with what each read returns, until it returns False or has got the empty end.
+
+        Args:
+            take: may be called in another task than the caller's, so it must not block.
+            within: bound on the wait for each read, in seconds.
+
+        Raises what ``receive_some`` raises, and what ``take`` does.
+
+        Cancellation: nothing is lost.
+        """
+        while take(data := await self.receive_some(MAX_READ, within, patient=True)) and data:
+            pass
 
     @abstractmethod
     def interrupt(self) -> None:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from agentic_trio.errors import GatewayError
-from agentic_trio.server.exchange import ClientGone, Receive
+from agentic_trio.server.exchange import ClientGone, Receive, Send
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
-    from hypercorn.typing import ASGIFramework, HTTPScope, ResponseSummary
+    from hypercorn.typing import ASGIFramework, HTTPScope, ResponseSummary, WebsocketScope
 
     from agentic_trio.http1.request_head import RequestHead
     from agentic_trio.net.disconnects import Peer
     from agentic_trio.server.exchange import Exchange
+    from agentic_trio.server.websocket import WebSocket
 
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,9 @@ class Application:
         started = time()
         scope = _scope(exchange.head, self._config.root_path, caller)
         try:
-            await self._app(scope, Receive(exchange, caller.peer), exchange.send)
+            await self._app(scope, Receive(exchange, caller.peer), Send(exchange))
         except (Exception, BaseExceptionGroup) as error:
-            self._failed(exchange, error)
+            _log_failure(error, exchange.head)
         else:
             self._returned(exchange)
         if not exchange.response.head_sent and not exchange.gone and exchange.refusal is None:
@@ -66,29 +67,48 @@ class Application:
             summary = cast("ResponseSummary", _summary(exchange))
             await self._config.log.access(scope, summary, time() - started)
 
+    async def handle_socket(self, socket: WebSocket, head: RequestHead, caller: Caller) -> None:
+        """Call the app for a WebSocket. Its errors are logged, not raised.
+
+        Cancellation: the app is cancelled.
+        """
+        scope = cast("dict[str, Any]", _scope(head, self._config.root_path, caller))
+        scope |= {
+            "type": "websocket",
+            "scheme": "wss" if caller.scheme == "https" else "ws",
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}, "messages": {}},
+        }
+        try:
+            await socket.run(self._app, cast("WebsocketScope", scope))
+        except (Exception, BaseExceptionGroup) as error:
+            _log_failure(error, head)
+
     def _returned(self, exchange: Exchange) -> None:
         if exchange.finished or exchange.gone or exchange.refusal is not None:
             return
         if exchange.response.head_sent:
-            logger.warning("%s %s: the response is cut short", *_line(exchange))
+            logger.warning("%s %s: the response is cut short", *_line(exchange.head))
         else:
-            logger.error("%s %s: the app returned without a response", *_line(exchange))
+            logger.error("%s %s: the app returned without a response", *_line(exchange.head))
 
-    def _failed(self, exchange: Exchange, error: Exception | BaseExceptionGroup) -> None:
-        errors: BaseException | None = error
-        rest: BaseException | None = None
-        if not isinstance(error, Exception):
-            # A cancelled app may have failed as well; only the cancellation goes on.
-            errors, rest = error.split(Exception)
-        if errors is None or _is_only(errors, ClientGone):
-            pass
-        elif _is_only(errors, GatewayError):
-            # The response had begun, so its client sees no more than that it is cut short.
-            logger.warning("%s %s: %s", *_line(exchange), _first(errors))
-        else:
-            logger.error("%s %s: the app failed", *_line(exchange), exc_info=errors)
-        if rest is not None:
-            raise rest
+
+def _log_failure(error: Exception | BaseExceptionGroup, head: RequestHead) -> None:
+    """Log why an app failed. Raises what was cancelled beside that."""
+    errors: BaseException | None = error
+    rest: BaseException | None = None
+    if not isinstance(error, Exception):
+        # A cancelled app may have failed as well; only the cancellation goes on.
+        errors, rest = error.split(Exception)
+    if errors is None or _is_only(errors, ClientGone):
+        pass
+    elif _is_only(errors, GatewayError):
+        # The response had begun, so its client sees no more than that it is cut short.
+        logger.warning("%s %s: %s", *_line(head), _first(errors))
+    else:
+        logger.error("%s %s: the app failed", *_line(head), exc_info=errors)
+    if rest is not None:
+        raise rest
 
 
 def _summary(exchange: Exchange) -> dict[str, Any] | None:
@@ -121,10 +141,10 @@ def _scope(head: RequestHead, root_path: str, caller: Caller) -> HTTPScope:
     }
 
 
-def _line(exchange: Exchange) -> tuple[str, str]:
+def _line(head: RequestHead) -> tuple[str, str]:
     """A request's method and path for the log. Its query may hold a secret."""
-    path = exchange.head.target.partition(b"?")[0]
-    return exchange.head.method, path[:200].decode("ascii")
+    path = head.target.partition(b"?")[0]
+    return head.method, path[:200].decode("ascii")
 
 
 def _first(error: BaseException) -> BaseException:

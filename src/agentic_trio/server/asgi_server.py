@@ -39,6 +39,7 @@ async def serve_asgi(
     config: Config,
     *,
     limits: ConnectionLimits,
+    websockets: bool = False,
     sockets: Sockets | None = None,
     observer: Observer | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
@@ -55,6 +56,7 @@ async def serve_asgi(
         config: hypercorn's. The ``server`` header is off, and HTTP/2 isn't offered, whatever it says:
             this is to stand behind a proxy, where HTTP/2 gains nothing and would need bounds of its own.
         limits: what a client may cost.
+        websockets: whether the app is called for WebSockets; otherwise each handshake is refused with 426.
         sockets: what ``config`` binds, if that was done before.
         observer: is told of requests that are refused before the app sees them.
         shutdown_trigger: its return starts the shutdown; so does ``config.max_requests``.
@@ -66,13 +68,16 @@ async def serve_asgi(
     Cancellation: everything is cancelled at once, without the grace.
     """
     config = _adapted(config)
-    server = ServerState(config, observer or Observer())
+    server = ServerState(config, observer or Observer(), websockets=websockets)
     slots = trio.Semaphore(limits.max_connections)
     async with (
         open_disconnects() as server.disconnects,
         open_deadlines() as deadlines,
         open_inner_nursery() as connections,
     ):
+        server.observer.show(
+            "connections", "Clients that are connected", lambda: limits.max_connections - slots.value
+        )
         listeners, urls = open_listeners(config, deadlines, sockets)
         bounded = [BoundedListener(listener, slots, server) for listener in listeners]
         handler = _Handler(Application(app, config), server, limits, slots)

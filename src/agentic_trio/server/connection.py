@@ -16,6 +16,7 @@ from agentic_trio.http1.response_writer import ResponseWriter
 from agentic_trio.minting import mint_id
 from agentic_trio.server.application import Caller
 from agentic_trio.server.exchange import Exchange
+from agentic_trio.server.websocket import WebSocket, is_handshake
 from agentic_trio.telemetry.figures import plain_code
 from agentic_trio.telemetry.lines import Line
 
@@ -34,7 +35,7 @@ _CLIENT_LEFT: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceErr
 
 
 class HTTPConnection:
-    """Serves the requests of one connection. An upgrade to another protocol is refused, or ignored."""
+    """Serves the requests of one connection, the last of which may make a WebSocket of it."""
 
     def __init__(self, app: Application, server: ServerState, channel: Channel) -> None:
         self._app = app
@@ -78,14 +79,21 @@ class HTTPConnection:
         head = await self._next_head()
         if head is None:
             return False
-        if head.websocket:
+        if head.websocket and not (self._server.websockets and is_handshake(head)):
             # A client that is told so at once falls back to HTTP. After a 404 Codex tries seven times more.
-            raise RequestRefused("There are no WebSockets here: use HTTP.", status=426)
+            raise RequestRefused(
+                "There are no WebSockets here, or this is no handshake of version 13: use HTTP.",
+                status=426,
+                headers={"sec-websocket-version": "13"} if self._server.websockets else None,
+            )
         config = self._server.config
         if config.server_names and head.host.decode("ascii") not in config.server_names:
             raise NotFound("No such server name.")
         self._requests += 1
         self._server.mark_request()
+        if head.websocket:
+            await self._app.handle_socket(WebSocket(self._channel, head, self._server), head, caller)
+            return False
         last = self._requests >= config.keep_alive_max_requests
         exchange = Exchange(self._channel, head, self._server, last=last)
         self._in_app = True
@@ -163,6 +171,7 @@ class HTTPConnection:
         if not self._in_app:
             self._tell(request_id, refusal.status, plain_code(refusal.code or refusal.type))
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
         response.start(refusal.status, headers)
         await self._send_last(response.body(refusal.body(), False, self._server.response_headers()))
 

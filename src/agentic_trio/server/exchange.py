@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -67,6 +68,7 @@ class Exchange:
         self._piece_deadline = 0.0
         self._interim: trio.Event | None = None
         self._read_ahead_full: trio.Event | None = None
+        self._unsent = b""
 
     async def receive(self) -> ASGIReceiveEvent:
         """ASGI's ``receive``.
@@ -177,9 +179,23 @@ class Exchange:
             if len(data) > JOINED and response.has_length:
                 await self._transmit(response.body(b"", True, self._server.response_headers()))
         wire = response.body(data, more, self._server.response_headers())
+        if self._unsent:
+            wire, self._unsent = self._unsent + wire, b""
         if wire:
             await self._transmit(wire)
         self.finished = response.complete
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Take a further part of the body between two sends; return whether all of it has left.
+
+        If it hasn't, the next ``send`` sends the rest first, and raises if the client is gone.
+        """
+        wire = self._unsent + self.response.body(data, True, b"")
+        sent = 0
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            sent = self._channel.stream.send_nowait(wire)
+        self._unsent = wire[sent:]
+        return not self._unsent
 
     def _may_keep_alive(self) -> bool:
         return (
@@ -256,3 +272,19 @@ class Receive:
 
     async def __call__(self) -> ASGIReceiveEvent:
         return await self._receive()
+
+
+class Send:
+    """ASGI's ``send`` of an exchange.
+
+    Attributes:
+        nowait: see ``Exchange.send_nowait``. An app that has new bytes while its own task sleeps may send
+            them so, from whatever task it has.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._send = exchange.send
+        self.nowait = exchange.send_nowait
+
+    async def __call__(self, message: ASGISendEvent | None) -> None:
+        await self._send(message)

@@ -23,6 +23,7 @@ class ConnectionLimits:
             this long is cut off.
         read_ahead: Bytes kept beyond the request that is being answered; the socket
             isn't read any further until they are used.
+        max_message_bytes: A message on a WebSocket.
     """
 
     max_connections: int = 4096
@@ -32,3 +33,4 @@ class ConnectionLimits:
     body_timeout: float = 60.0
     write_timeout: float = 30.0
     read_ahead: int = 64 * 1024
+    max_message_bytes: int = 10 * 1024 * 1024

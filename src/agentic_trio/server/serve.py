@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -11,12 +12,14 @@ from hypercorn.config import Config as HypercornConfig
 from agentic_trio.errors import ConfigError
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.server.asgi_server import serve_asgi
+from agentic_trio.server.binding import UDS_UMASK, Binding, load_certificate, tls_context, unix_socket
 from agentic_trio.server.limits import ConnectionLimits
+from agentic_trio.server.metrics_port import open_metrics_port
 from agentic_trio.web.app import create_app
-from agentic_trio.web.callers import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from ssl import SSLContext
 
     from hypercorn.config import Sockets
 
@@ -54,24 +57,38 @@ async def serve(
 
     Cancellation: connections are closed at once; turns are recorded as ``cancelled``.
     """
+    check_exposure(gateway.config, authenticates=gateway.authenticator is not None)
+    with unix_socket(None if sockets else Binding.of(gateway.config).uds):
+        await _serve(gateway, sockets, shutdown_trigger or trio.sleep_forever, task_status)
+
+
+async def _serve(
+    gateway: Gateway,
+    sockets: Sockets | None,
+    shutdown_trigger: Callable[[], Awaitable[None]],
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
     config = gateway.config
-    check_exposure(config, authenticates=gateway.authenticator is not None)
-    async with open_inner_nursery() as nursery:
+    binding = Binding.of(config)
+    settings = hypercorn_config(config, binding)
+    if settings.certificates is not None:
+        gateway.reloads.append(partial(load_certificate, settings.certificates))
+    async with open_metrics_port(gateway.observer.metrics, config), open_inner_nursery() as nursery:
 
         async def told_to_stop() -> None:
-            if shutdown_trigger is None:
-                await trio.sleep_forever()
-            else:
-                await shutdown_trigger()
-            gateway.admission.closed = True
+            await shutdown_trigger()
+            gateway.admission.close()
             nursery.start_soon(_end_turns, gateway, trio.current_time() + config.graceful_timeout)
 
         await serve_asgi(
-            create_app(gateway),
-            hypercorn_config(config),
+            create_app(gateway, listens=binding.loopback),
+            settings,
             limits=ConnectionLimits(
-                max_connections=config.max_connections, write_timeout=config.write_timeout
+                max_connections=config.max_connections,
+                write_timeout=config.write_timeout,
+                max_message_bytes=config.max_request_body_size,
             ),
+            websockets=True,
             sockets=sockets,
             observer=gateway.observer,
             shutdown_trigger=told_to_stop,
@@ -84,14 +101,18 @@ def bound(config: Config) -> Iterator[Sockets]:
     """Bind a gateway's address before there is a gateway. Nobody can connect until it is served.
 
     Raises:
+        ConfigError: the certificate can't be used, or what is to be listened on is no socket.
         OSError: the address can't be bound.
     """
-    sockets = hypercorn_config(config).create_sockets()
-    try:
-        yield sockets
-    finally:
-        for each in sockets.insecure_sockets:
-            each.close()
+    binding = Binding.of(config)
+    settings = hypercorn_config(config, binding)
+    with unix_socket(binding.uds):
+        sockets = settings.create_sockets()
+        try:
+            yield sockets
+        finally:
+            for each in (*sockets.insecure_sockets, *sockets.secure_sockets):
+                each.close()
 
 
 def check_exposure(config: Config, *, authenticates: bool) -> None:
@@ -100,10 +121,11 @@ def check_exposure(config: Config, *, authenticates: bool) -> None:
     Raises:
         ConfigError: ``host`` isn't loopback's, nobody has to say who they are, and ``open`` is off.
     """
-    if not authenticates and not config.open and not is_loopback(config.host):
+    binding = Binding.of(config)
+    if not authenticates and not config.open and binding.reachable is not None:
         raise ConfigError(
-            f"host is {config.host}, where everyone who reaches it could read and use everything: set auth "
-            "(--auth keys), or open (--open) if that is meant"
+            f"host is {binding.reachable}, where everyone who reaches it could read and use everything: set "
+            "auth (--auth keys), or open (--open) if that is meant"
         )
 
 
@@ -113,11 +135,29 @@ async def _end_turns(gateway: Gateway, deadline: float) -> None:
     gateway.turns.end_all()
 
 
-def hypercorn_config(config: Config) -> HypercornConfig:
-    """hypercorn's settings for a gateway."""
-    settings = HypercornConfig()
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    settings.bind = [f"{host}:{config.port}"]
+class ServerConfig(HypercornConfig):
+    """hypercorn's settings, with a TLS context that is kept, so that it can be given another certificate.
+
+    Attributes:
+        certificates: the context; None without TLS.
+    """
+
+    certificates: SSLContext | None = None
+
+    @property
+    def ssl_enabled(self) -> bool:
+        return self.certificates is not None
+
+    def create_ssl_context(self) -> SSLContext | None:
+        return self.certificates
+
+
+def hypercorn_config(config: Config, binding: Binding) -> ServerConfig:
+    """hypercorn's settings for a gateway. Raises ConfigError."""
+    settings = ServerConfig()
+    settings.certificates = tls_context(config)
+    settings.bind = binding.binds
+    settings.umask = None if binding.uds is None else UDS_UMASK
     settings.backlog = 1024
     settings.graceful_timeout = config.graceful_timeout + FAREWELL
     settings.keep_alive_timeout = KEEP_ALIVE_TIMEOUT

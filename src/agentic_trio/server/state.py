@@ -20,6 +20,7 @@ class ServerState:
 
     Attributes:
         config: hypercorn's.
+        websockets: whether the app is called for WebSockets.
         idle: the streams of connections that wait for a request, longest first.
         disconnects: tells requests that their client has left; None where the system can't.
         crowded: a new connection waits for one of the busy ones to end, so none is kept alive.
@@ -27,8 +28,9 @@ class ServerState:
         observer: is told of requests that are refused before the app sees them.
     """
 
-    def __init__(self, config: Config, observer: Observer) -> None:
+    def __init__(self, config: Config, observer: Observer, *, websockets: bool = False) -> None:
         self.config = config
+        self.websockets = websockets
         self.crowded = False
         self.disconnects: Disconnects | None = None
         self.idle: dict[Stream, None] = {}

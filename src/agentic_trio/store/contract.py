@@ -13,11 +13,11 @@ Items travel as the JSON text that goes upstream; no backend decodes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from agentic_trio.telemetry.figures import Figures, StoredFigures
 
@@ -222,6 +222,54 @@ class Conversation:
     metadata: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criteria:
+    """What is to be erased. Everything that is given must hold; something must be given.
+
+    Attributes:
+        owner: whose; None for any owner's.
+        conversation: the id of a conversation.
+        metadata: a key and a value in the metadata of a conversation or a response.
+    """
+
+    owner: str | None = None
+    conversation: str | None = None
+    metadata: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """How much was, or would be, erased. ``bytes`` counts the JSON text of the items."""
+
+    responses: int = 0
+    conversations: int = 0
+    streams: int = 0
+    items: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What some criteria select: all that has one of its items in its history goes with it.
+
+    A selection of an owner's whole state has no names and no item ids: the owner says it all.
+
+    Attributes:
+        responses, conversations: rows, by keys of the store's own.
+        cuts: thread -> the first position that is to go. All after it goes too.
+        names: (owner, id) of the responses and conversations.
+        items: (owner, id) of the items whose ids this gateway issued.
+        erased: how much it is.
+    """
+
+    responses: Sequence[int] = ()
+    conversations: Sequence[int] = ()
+    cuts: Mapping[int, int] = field(default_factory=dict)
+    names: frozenset[tuple[str, str]] = frozenset()
+    items: frozenset[tuple[str, str]] = frozenset()
+    erased: Erased = field(default_factory=Erased)
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Part of a list, in the order of the query."""
@@ -362,6 +410,12 @@ class Store(Protocol):
     async def delete_conversation(self, owner: str, id: str) -> None:
         """Delete a conversation. Its responses can still be read and continued. Raises Missing."""
 
+    async def delete_responses_of(self, owner: str, conversation: str, limit: int = SWEEP_LIMIT) -> int:
+        """Delete ended responses that were made in a conversation, ``limit`` at most; returns how many.
+
+        Raises Missing.
+        """
+
     async def conversation_items(self, owner: str, id: str, query: PageQuery) -> Page:
         """List a conversation's items. Raises Missing, as ``response_input`` does."""
 
@@ -444,6 +498,45 @@ class Store(Protocol):
         The caller sees to it that every turn which was running when the mark was taken has
         been recorded: it may continue a history that was deleted meanwhile.
         """
+
+    async def expire(self, before: int, limit: int = SWEEP_LIMIT) -> int:
+        """Delete what is older than this Unix time, ``limit`` rows at most; returns how many.
+
+        These are responses that were created, and conversations that were last used, before it. Newer turns
+        that continue them keep their history.
+        """
+
+    async def select(self, criteria: Criteria, before: Selection | None = None) -> Selection:
+        """Find what some criteria select now, and what has copied or continued it.
+
+        ``before`` is a selection that has been erased meanwhile: whatever refers to it is found as well.
+        """
+
+    async def purge(self, selection: Selection, progress: Callable[[int], None] = lambda rows: None) -> None:
+        """Erase what was selected, in bounded steps between the writes of others.
+
+        ``progress`` is called with the number of rows that each step has erased. What a step leaves undone
+        because the process dies is swept later. The caller sees to it that no turn that runs continues what
+        was selected.
+        """
+
+    async def compact(self) -> bool:
+        """Write the database anew, so that no trace of erased rows is left in its files.
+
+        Writes wait for it. Returns False if a reader still needs the log, which then keeps its traces.
+        """
+
+    async def assign_owner(
+        self, former: str, owner: str, progress: Callable[[int, int], None]
+    ) -> tuple[int, int]:
+        """Give all that an owner has to another; returns how many responses and conversations that are.
+
+        In bounded steps, each of which takes some threads whole. A key that the new owner has already stays
+        with the response that has it. No turn of the former owner may run.
+        """
+
+    async def size(self) -> int:
+        """How large the database is, in bytes, with the room in it that is free."""
 
     async def secret(self, name: str, value: bytes) -> bytes:
         """Return the secret of this name: ``value``, which is kept from now on, if there was none."""

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from agentic_trio.store.threads import Segment
 
 
+NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
+"""Unix seconds, in SQL."""
+
+
 class Found(NamedTuple):
     """A conversation's row and its thread's head: the columns of ``_FIND``, in their order."""
 
@@ -71,8 +75,8 @@ def create(
     """See ``Store.create_conversation``."""
     head = new_thread(connection, owner, CONVERSATION, None, items)
     connection.execute(
-        "INSERT INTO conversation (thread, id, owner, created_at, open, metadata)"
-        " VALUES (:thread, :id, :owner, :created_at, :open, CAST(:metadata AS TEXT))",
+        "INSERT INTO conversation (thread, id, owner, created_at, used_at, open, metadata)"
+        f" VALUES (:thread, :id, :owner, :created_at, {NOW}, :open, CAST(:metadata AS TEXT))",
         {
             "thread": head.thread,
             "id": conversation.id,
@@ -93,7 +97,8 @@ def read(connection: sqlite3.Connection, owner: str, id: str) -> Conversation:
 def update(connection: sqlite3.Connection, owner: str, id: str, metadata: bytes) -> Conversation:
     """See ``Store.update_conversation``."""
     connection.execute(
-        "UPDATE conversation SET metadata = CAST(:metadata AS TEXT) WHERE owner = :owner AND id = :id",
+        f"UPDATE conversation SET metadata = CAST(:metadata AS TEXT), used_at = {NOW}"
+        " WHERE owner = :owner AND id = :id",
         {"metadata": metadata, "owner": owner, "id": id},
     )
     return read(connection, owner, id)
@@ -183,6 +188,6 @@ def _located(
 
 
 def set_open(connection: sqlite3.Connection, thread: int, calls: frozenset[str]) -> None:
-    """Record which calls of a conversation have no output yet."""
-    statement = "UPDATE conversation SET open = :open WHERE thread = :thread"
+    """Record that a conversation is used now, and which of its calls have no output yet."""
+    statement = f"UPDATE conversation SET open = :open, used_at = {NOW} WHERE thread = :thread"
     connection.execute(statement, {"open": dump_calls(calls), "thread": thread})

@@ -122,9 +122,31 @@ def sweep(connection: sqlite3.Connection, mark: int, limit: int) -> int:
     return done
 
 
+_NEXT_AFTER_CUT = """
+    SELECT id, thread, :cut FROM tombstone
+    WHERE thread = :thread AND position >= :cut AND id <= :mark LIMIT 1
+"""
+
+
+def sweep_thread(connection: sqlite3.Connection, thread: int, cut: int, limit: int) -> int:
+    """Erase what nothing reaches from position ``cut`` on; tombstones before it go on protecting.
+
+    Returns how many rows are gone; fewer than ``limit`` mean that all are.
+    """
+    mark, done = deletions(connection), 0
+    while done < limit:
+        values = {"thread": thread, "cut": cut, "mark": mark}
+        row = connection.execute(_NEXT_AFTER_CUT, values).fetchone()
+        if row is None:
+            break
+        done += _sweep_thread(connection, _Tombstone(*row), mark, limit - done)
+    return done
+
+
 class _Tombstone(NamedTuple):
     id: int
     thread: int
+    cut: int = 0
 
 
 class _Thread(NamedTuple):
@@ -144,7 +166,8 @@ _THREAD = """
                 WHERE thread.id = :thread
             UNION ALL SELECT max(fork) FROM thread WHERE parent = :thread AND living = 1
             UNION ALL SELECT max(fork) FROM thread WHERE parent = :thread AND living = 0
-            UNION ALL SELECT max(position) FROM tombstone WHERE thread = :thread AND id > :mark
+            UNION ALL SELECT max(position) FROM tombstone
+                WHERE thread = :thread AND (id > :mark OR position < :cut)
         )
     )
     FROM thread WHERE id = :thread
@@ -170,7 +193,8 @@ _DROPPED = f"""
     )
     AND NOT EXISTS (
         SELECT 1 FROM tombstone
-        WHERE thread = :thread AND id > :mark AND position >= (entry.key & :mask) AND position < dropped
+        WHERE thread = :thread AND (id > :mark OR position < :cut)
+            AND position >= (entry.key & :mask) AND position < dropped
     )
     AND NOT EXISTS (
         SELECT 1 FROM (
@@ -184,12 +208,12 @@ _DROPPED = f"""
 
 def _sweep_thread(connection: sqlite3.Connection, tombstone: _Tombstone, mark: int, limit: int) -> int:
     """Erase what is out of reach in a tombstone's thread; returns how many rows are gone."""
-    values = {"thread": tombstone.thread, "mark": mark}
+    values = {"thread": tombstone.thread, "mark": mark, "cut": tombstone.cut}
     row = connection.execute(_THREAD, values).fetchone()
     if row is None:
         return _clear(connection, values)
     thread = _Thread(*row)
-    erased = _erase_entries(connection, tombstone.thread, thread, mark, limit)
+    erased = _erase_entries(connection, tombstone, thread, mark, limit)
     if erased >= limit:
         return erased
     if thread.end is None:
@@ -204,12 +228,15 @@ def _sweep_thread(connection: sqlite3.Connection, tombstone: _Tombstone, mark: i
     return erased + _clear(connection, values)
 
 
-def _erase_entries(connection: sqlite3.Connection, id: int, thread: _Thread, mark: int, limit: int) -> int:
+def _erase_entries(
+    connection: sqlite3.Connection, tombstone: _Tombstone, thread: _Thread, mark: int, limit: int
+) -> int:
     """Erase the entries that no view holds: those after the last end, and those dropped before any."""
-    end = thread.fork if thread.end is None else thread.end
+    id, end = tombstone.thread, thread.fork if thread.end is None else thread.end
     values = {
         "thread": id,
         "mark": mark,
+        "cut": tombstone.cut,
         "mask": MAX_POSITION,
         "first": key(id, 0),
         "end": key(id, end),
@@ -236,5 +263,5 @@ def _erase(connection: sqlite3.Connection, select: str, values: dict[str, int], 
 
 
 def _clear(connection: sqlite3.Connection, values: dict[str, int]) -> int:
-    statement = "DELETE FROM tombstone WHERE thread = :thread AND id <= :mark"
+    statement = "DELETE FROM tombstone WHERE thread = :thread AND id <= :mark AND position >= :cut"
     return connection.execute(statement, values).rowcount

@@ -23,6 +23,9 @@ PRIVATE = 0o600
 
 BESIDE = ("-wal", "-shm", ".lock")
 
+CONTROL = ".control"
+"""What the name of the control socket adds to the database's."""
+
 _PID_BYTES = 20
 
 
@@ -65,8 +68,7 @@ def take(path: str, stack: ExitStack) -> None:
     Raises:
         ConfigError: another process uses them, or they can't be created.
     """
-    lock = _open(path, ".lock", stack)
-    _lock(path, lock, lock)
+    lock = lock_alone(path, stack)
     database = _open(path, "", stack)
     if sys.platform == "linux":
         # The lock file may have been removed, so the database is locked as well. Not elsewhere: there this
@@ -76,6 +78,17 @@ def take(path: str, stack: ExitStack) -> None:
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     for suffix in ("", *BESIDE):
         _make_private(path + suffix)
+
+
+def lock_alone(path: str, stack: ExitStack) -> int:
+    """Lock the lock file of a database until ``stack`` unwinds; returns its descriptor.
+
+    Raises:
+        ConfigError: another process has it.
+    """
+    lock = _open(path, ".lock", stack)
+    _lock(path, lock, lock)
+    return lock
 
 
 def _open(path: str, suffix: str, stack: ExitStack) -> int:
@@ -100,9 +113,9 @@ def _lock(path: str, descriptor: int, lock: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        process = os.pread(lock, _PID_BYTES, 0).strip()
-        named = f" (process {int(process)})" if process.isdigit() and descriptor == lock else ""
-        raise refuse(path, f"is in use by another gateway{named}") from None
+        process = _holder(descriptor, lock)
+        by = "another gateway" if process is None else f"process {process}, another gateway"
+        raise ConfigError(f"the database {path} is in use by {by}") from None
     except OSError as error:
         raise refuse(path, f"can't be locked: {error.strerror}") from error
 
@@ -113,6 +126,33 @@ def create_private(name: str) -> None:
     with suppress(FileExistsError):
         os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
     _make_private(name)
+
+
+def _holder(descriptor: int, lock: int) -> int | None:
+    """The process that has locked a file, if it can be known."""
+    process = os.pread(lock, _PID_BYTES, 0).strip() if descriptor == lock else b""
+    return int(process) if process.isdigit() else _locker(os.fstat(descriptor).st_ino)
+
+
+def _locker(inode: int) -> int | None:
+    with suppress(OSError, ValueError), open("/proc/locks", encoding="ascii") as locks:
+        for line in locks:
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+                return int(fields[4])
+    return None
+
+
+def holder_of(path: str) -> int | None:
+    """The process that has the database at ``path`` open; None if none has, or it can't be known."""
+    return locker_of(f"{path}.lock") or locker_of(path)
+
+
+def locker_of(name: str) -> int | None:
+    """The process that has locked a file; None if none has, or it can't be known. Doesn't open the file."""
+    with suppress(OSError):
+        return _locker(os.stat(name).st_ino)
+    return None
 
 
 def _make_private(name: str) -> None:

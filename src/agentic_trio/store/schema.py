@@ -151,6 +151,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         CREATE INDEX entry_compaction ON entry (key)
             WHERE issued = 1 AND item GLOB 'cmp_*'
         """,
+        # When a conversation was used last isn't known: no retention erases it before its time.
+        "ALTER TABLE conversation ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0",
+        "UPDATE conversation SET used_at = CAST(strftime('%s', 'now') AS INTEGER)",
+        "CREATE INDEX conversation_used ON conversation (used_at)",
+        "CREATE INDEX response_created ON response (created_at)",
         "PRAGMA user_version = 3",
     ),
 )
@@ -166,6 +171,12 @@ _LEAF = 0x0D
 def resolve(path: str) -> str:
     """The file behind a path, absolute: two names of one file must lead to one lock."""
     return path if path == MEMORY else os.path.realpath(path)
+
+
+def check_exists(path: str) -> None:
+    """Raise ConfigError if there is no database at ``path``."""
+    if not os.path.exists(resolve(path)):
+        raise refuse(path, "doesn't exist")
 
 
 def check_file(path: str) -> None:
@@ -195,6 +206,12 @@ def _check_header(path: str) -> None:
     if application != APPLICATION_ID and (application or version or not _is_empty(path, header)):
         raise refuse(path, "is another program's database")
     _check_version(path, version)
+
+
+def version_in_header(path: str) -> int:
+    """The schema's version, as the file's header has it; 0 for a new file."""
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(_HEADER)[60:64], "big")
 
 
 def _is_empty(path: str, header: bytes) -> bool:

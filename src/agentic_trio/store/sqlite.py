@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import trio
 
 from agentic_trio.net.nurseries import open_inner_nursery
-from agentic_trio.store import conversations, erasure, files, lists, recovery, responses, schema
+from agentic_trio.store import (
+    conversations,
+    erasure,
+    files,
+    lists,
+    ownership,
+    purge,
+    recovery,
+    responses,
+    schema,
+)
+from agentic_trio.store.backup import back_up_before_migration
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.failures import store_error, translated
 from agentic_trio.store.outage import Outage
@@ -23,11 +34,13 @@ if TYPE_CHECKING:
     from agentic_trio.store.contract import (
         Announcement,
         Conversation,
+        Criteria,
         Ending,
         History,
         Item,
         Page,
         PageQuery,
+        Selection,
         Store,
         StoredResponse,
     )
@@ -247,6 +260,61 @@ class SqliteStore:
             self._swept = not await self.writer.between(_remove_traces)
         return erased
 
+    async def delete_responses_of(self, owner: str, conversation: str, limit: int = purge.STEP) -> int:
+        return await self.writer.write(lambda db: purge.delete_responses_of(db, owner, conversation, limit))
+
+    async def expire(self, before: int, limit: int = purge.STEP) -> int:
+        return await self.writer.write(lambda db: purge.expire(db, before, limit))
+
+    async def select(self, criteria: Criteria, before: Selection | None = None) -> Selection:
+        return await self._read(purge.select, criteria, before)
+
+    async def purge(self, selection: Selection, progress: Callable[[int], None] = lambda rows: None) -> None:
+        await self._delete(purge.delete_conversations, selection.conversations, progress)
+        await self._delete(purge.delete_responses, selection.responses, progress)
+        # A thread's children have larger numbers than it; when they are gone, nothing forks from it.
+        cuts = sorted(selection.cuts.items(), reverse=True)
+        done = 0
+        while done < len(cuts):
+            step = partial(purge.erase_threads, cuts=cuts[done : done + purge.STEP], limit=SWEEP_LIMIT)
+            erased, finished = await self.writer.write(step)
+            done += finished
+            progress(erased)
+        self._swept = True
+
+    async def _delete(
+        self,
+        delete: Callable[[sqlite3.Connection, Sequence[int]], int],
+        keys: Sequence[int],
+        progress: Callable[[int], None],
+    ) -> None:
+        for begin in range(0, len(keys), purge.STEP):
+            progress(await self._delete_step(delete, keys[begin : begin + purge.STEP]))
+
+    async def _delete_step(
+        self, delete: Callable[[sqlite3.Connection, Sequence[int]], int], keys: Sequence[int]
+    ) -> int:
+        return await self.writer.write(lambda db: delete(db, keys))
+
+    async def compact(self) -> bool:
+        return await self.writer.between(partial(_remove_traces, largest=math.inf))
+
+    async def assign_owner(
+        self, former: str, owner: str, progress: Callable[[int, int], None]
+    ) -> tuple[int, int]:
+        threads = await self._read(ownership.threads_of, former)
+        responses = conversations = 0
+        for begin in range(0, len(threads), purge.STEP):
+            step = partial(ownership.assign, threads=threads[begin : begin + purge.STEP])
+            moved = await self.writer.write(partial(step, former=former, owner=owner))
+            responses, conversations = responses + moved[0], conversations + moved[1]
+            progress(begin, len(threads))
+        responses += await self.writer.write(partial(ownership.assign_rest, former=former, owner=owner))
+        return responses, conversations
+
+    async def size(self) -> int:
+        return await self._read(_size)
+
     async def secret(self, name: str, value: bytes) -> bytes:
         return await self.writer.write(lambda db: _secret(db, name, value))
 
@@ -275,7 +343,12 @@ def _write_as_a_turn_does(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM probe WHERE id < :row", {"row": row})
 
 
-def _remove_traces(db: sqlite3.Connection) -> bool:
+def _size(db: sqlite3.Connection) -> int:
+    pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+    return pages * schema.PAGE_SIZE
+
+
+def _remove_traces(db: sqlite3.Connection, largest: float = REWRITTEN_BYTES) -> bool:
     """Leave nothing of erased rows in the files; False if a reader still needs the log.
 
     The log holds the pages as they were. And where rows have been moved from one page to another, SQLite may
@@ -284,16 +357,30 @@ def _remove_traces(db: sqlite3.Connection) -> bool:
     """
     if db.execute("PRAGMA journal_mode").fetchone()[0] != b"wal":
         return True
-    if db.execute("PRAGMA page_count").fetchone()[0] * schema.PAGE_SIZE <= REWRITTEN_BYTES:
+    size = _size(db)
+    if size <= REWRITTEN_BYTES:
         db.execute("VACUUM")
+    elif size <= largest:
+        # Not in memory: the copy is as large as the file.
+        with _temporary_files(db):
+            db.execute("VACUUM")
     busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     return not busy
+
+
+@contextmanager
+def _temporary_files(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("PRAGMA temp_store = FILE")
+    try:
+        yield
+    finally:
+        db.execute("PRAGMA temp_store = MEMORY")
 
 
 class _Database:
     """An open file: its lock, the connection that writes and those that read."""
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, migration_backup: bool) -> None:
         path = schema.resolve(path)
         with ExitStack() as stack:
             target = path
@@ -302,6 +389,8 @@ class _Database:
             else:
                 schema.check_file(path)
                 files.take(path, stack)
+                if migration_backup:
+                    back_up_before_migration(path)
             try:
                 connect = partial(schema.connect, target, uri=path == schema.MEMORY, timeout=timeout)
                 # Opened first, so that it is closed last: only the last to close can remove the log.
@@ -326,7 +415,12 @@ class _Database:
 
 @asynccontextmanager
 async def open_sqlite_store(
-    path: str, *, run_sync: RunSync = run_in_thread, busy_timeout: float = BUSY_TIMEOUT
+    path: str,
+    *,
+    run_sync: RunSync = run_in_thread,
+    busy_timeout: float = BUSY_TIMEOUT,
+    observe: Callable[[int, float], None] = lambda units, seconds: None,
+    migration_backup: bool = True,
 ) -> AsyncIterator[SqliteStore]:
     """Open the store in a file, which is created or migrated as needed.
 
@@ -338,6 +432,8 @@ async def open_sqlite_store(
             a new store that is gone on exit.
         run_sync: how blocking work leaves the loop; inline in a deterministic simulation.
         busy_timeout: seconds to wait for another process that has locked the database.
+        observe: see ``Writer``.
+        migration_backup: copy an older database to ``<path>.schema-<version>`` before it is migrated.
 
     Raises:
         ConfigError: the file can't be used, isn't ours, or is in use by another gateway. It is untouched.
@@ -345,10 +441,10 @@ async def open_sqlite_store(
     Cancellation: while it opens, nothing is left open. Afterwards the exit is completed first.
     """
     limiter = trio.CapacityLimiter(1)
-    database = await run_sync(partial(_Database, path, busy_timeout), limiter=limiter)
+    database = await run_sync(partial(_Database, path, busy_timeout, migration_backup), limiter=limiter)
     try:
         readers = Readers(database.readers, run_sync, database.identity.refuse_if_gone)
-        writer = Writer(database.writer, run_sync=run_sync, check=database.identity.check)
+        writer = Writer(database.writer, run_sync=run_sync, check=database.identity.check, observe=observe)
         try:
             async with open_inner_nursery() as nursery:
                 nursery.start_soon(writer.run)

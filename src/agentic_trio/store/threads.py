@@ -71,10 +71,12 @@ _VISIBLE = " key > :first AND key <= :last AND (dropped IS NULL OR dropped > :en
 """The entries of a segment, or a part of it, that its view holds."""
 
 
-def read_data(connection: sqlite3.Connection, segments: Iterable[Segment]) -> list[bytes]:
-    """The JSON text of each item of a view, oldest first. Raises HistoryTooLarge."""
+def read_data(
+    connection: sqlite3.Connection, segments: Iterable[Segment], *, most: float = MAX_HISTORY_BYTES
+) -> list[bytes]:
+    """The JSON text of each item of a view, oldest first. Raises HistoryTooLarge beyond ``most`` bytes."""
     data: list[bytes] = []
-    left = MAX_HISTORY_BYTES
+    left = most
     statement = f"SELECT data FROM entry WHERE {_VISIBLE} ORDER BY key"
     for thread, start, end in segments:
         bounds = {"first": key(thread, start), "last": key(thread, end), "end": end}

@@ -107,18 +107,22 @@ class RequestLog:
 
     Args:
         writer: where they go.
-        encode: makes text of each; None if they aren't wanted.
+        encode: makes text of each; None if they are never wanted.
+
+    Attributes:
+        wanted: whether lines are written now.
     """
 
     def __init__(self, writer: LineWriter, encode: Callable[[Line], bytes] | None) -> None:
         self._writer = writer
         self._encode = encode
+        self.wanted = encode is not None
         self._lines: list[Line] = []
         self._waiting = trio.lowlevel.ParkingLot()
 
     def add(self, line: Line) -> None:
         """Take a line. It is written before the loop waits for anything, while ``run`` runs."""
-        if self._encode is None:
+        if not self.wanted:
             return
         if not self._lines:
             self._waiting.unpark_all()

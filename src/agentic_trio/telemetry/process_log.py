@@ -98,7 +98,16 @@ def open_log(format: Format, level: Level, descriptor: int | None = None) -> Req
         for each in held:
             _replay(each)
     encode = json_lines() if format == "json" else text_lines()
-    return RequestLog(writer, encode if least <= logging.INFO else None)
+    log = RequestLog(writer, encode)
+    log.wanted = least <= logging.INFO
+    return log
+
+
+def set_level(level: Level, log: RequestLog) -> None:
+    """Change the least that is written to the log that ``open_log`` has made for the process."""
+    least = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(least)
+    log.wanted = least <= logging.INFO
 
 
 def _standard_error() -> int:

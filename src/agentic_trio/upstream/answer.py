@@ -12,7 +12,7 @@ from agentic_trio.errors import UpstreamError
 from agentic_trio.upstream.faults import upstream_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from agentic_trio.upstream.fleet import ServerState
     from agentic_trio.upstream.round_trip import ResponseStream
@@ -39,6 +39,15 @@ class Chunks(Protocol):
 
     async def __anext__(self) -> bytes: ...
 
+    async def follow(self, take: Callable[[bytes], bool]) -> None:
+        """Call ``take`` with each chunk, until it returns False or the body ends.
+
+        Where many bodies are followed, this costs less than the iteration does: one task reads them all, and
+        calls ``take``, which must not block. What it raises is raised here.
+
+        Cancellation: closes the connection.
+        """
+
 
 class ReceivedChunks:
     """The chunks of a response. Raises UpstreamError when it breaks off."""
@@ -60,6 +69,12 @@ class ReceivedChunks:
     async def __anext__(self) -> bytes:
         try:
             return await self._response.__anext__()
+        except httpx.HTTPError as error:
+            raise upstream_error(error) from error
+
+    async def follow(self, take: Callable[[bytes], bool]) -> None:
+        try:
+            await self._response.follow(take)
         except httpx.HTTPError as error:
             raise upstream_error(error) from error
 

@@ -13,7 +13,7 @@ from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.upstream.answer import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     Call = AbstractAsyncContextManager[Answer]
@@ -45,6 +45,11 @@ class OneChunk:
             raise StopAsyncIteration
         self.ended = True
         return self._body
+
+    async def follow(self, take: Callable[[bytes], bool]) -> None:
+        """See ``Chunks.follow``. Cancellation: there is nothing to wait for."""
+        async for chunk in self:
+            take(chunk)
 
 
 def models_in(body: bytes) -> list[Model] | None:

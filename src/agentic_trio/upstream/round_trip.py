@@ -163,6 +163,25 @@ class ResponseStream(httpx.AsyncByteStream):
         body, self._body = self._body, b""
         return body
 
+    async def follow(self, take: Callable[[bytes], bool]) -> None:
+        """Call ``take`` with each chunk of the body that is left, until it returns False or the body ends.
+
+        ``take`` may be called in another task, so it must not block. What it raises closes the connection
+        and is raised.
+
+        Cancellation: closes the connection at once.
+        """
+        incoming = self._incoming
+        if incoming.closed:
+            raise httpx.StreamClosed
+        try:
+            body, self._body = self._body, b""
+            if (not body or take(body)) and not self._message.complete:
+                await incoming.follow(take)
+        except BaseException:
+            await incoming.discard()
+            raise
+
     async def aclose(self) -> None:
         """Give the connection back if the whole response was read, or close it.
 
@@ -195,13 +214,26 @@ class _Incoming:
     async def receive(self) -> bytes:
         """Read once; return the bytes of the body in it, if any."""
         data = await self.wire.read(patient=self._drained)
+        self._drained = len(data) < MAX_READ
+        return self._feed(data)
+
+    async def follow(self, take: Callable[[bytes], bool]) -> None:
+        """Call ``take`` with each chunk of the body, until it returns False or the body ends."""
+
+        def feed(data: bytes) -> bool:
+            body = self._feed(data)
+            return (not body or take(body)) and not self.message.complete
+
+        await self.wire.follow(feed)
+
+    def _feed(self, data: bytes) -> bytes:
+        """Take what one read returned; return the bytes of the body in it, if any."""
         if self.closed:
             raise httpx.StreamClosed
         if not data:
             self.message.feed_eof()
             return b""
         self.answered = True
-        self._drained = len(data) < MAX_READ
         return self.message.feed(data)
 
     async def discard(self) -> None:
@@ -234,10 +266,19 @@ class _Wire:
     async def read(self, *, patient: bool) -> bytes:
         try:
             return await self.stream.receive_some(MAX_READ, self._read_seconds, patient=patient)
-        except trio.TooSlowError:
-            raise httpx.ReadTimeout(no_progress(self._read_seconds)) from None
-        except BROKEN as error:
-            raise broken(httpx.ReadError, error) from error
+        except (trio.TooSlowError, *BROKEN) as error:
+            raise self._read_error(error) from error
+
+    async def follow(self, take: Callable[[bytes], bool]) -> None:
+        try:
+            await self.stream.follow(take, self._read_seconds)
+        except (trio.TooSlowError, *BROKEN) as error:
+            raise self._read_error(error) from error
+
+    def _read_error(self, error: Exception) -> httpx.TransportError:
+        if isinstance(error, trio.TooSlowError):
+            return httpx.ReadTimeout(no_progress(self._read_seconds))
+        return broken(httpx.ReadError, error)
 
 
 def _or_forever(seconds: float | None) -> float:

@@ -12,6 +12,7 @@ from agentic_trio.context import RequestContext, bearer
 from agentic_trio.net.deadlines import open_deadlines
 from agentic_trio.net.direct import open_direct_stream
 from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.net.pump import open_pump
 from agentic_trio.upstream.balancer import Balancer
 from agentic_trio.upstream.client import Upstream
 from agentic_trio.upstream.transport import StreamTransport
@@ -56,8 +57,10 @@ async def open_upstream(config: Config) -> AsyncIterator[ModelServers]:
     timeouts = httpx.Timeout(config.idle_timeout, connect=config.connect_timeout).as_dict()
     async with (
         open_deadlines() as deadlines,
+        open_pump(deadlines) as pump,
         StreamTransport(
-            keepalive_expiry=KEEP_ALIVE_EXPIRY, connect=partial(open_direct_stream, deadlines=deadlines)
+            keepalive_expiry=KEEP_ALIVE_EXPIRY,
+            connect=partial(open_direct_stream, deadlines=deadlines, pump=pump),
         ) as transport,
     ):
         clients = [Upstream(origin, transport, timeouts) for origin in config.upstream_origins]

@@ -8,10 +8,11 @@ from quart import request
 from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
-from agentic_trio.web import conversations, docs, health, openapi, relay, responses
+from agentic_trio.web import conversations, docs, exposition, health, openapi, relay, responses
 from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
-from agentic_trio.web.websocket import NoWebSocket
+from agentic_trio.web.proxies import Proxies
+from agentic_trio.web.responses_socket import ResponsesSocket
 
 if TYPE_CHECKING:
     from quart import Response
@@ -22,11 +23,12 @@ METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS")
 PREFLIGHT_SECONDS = 600
 
 
-def create_app(gateway: Gateway | None = None) -> GatewayApp:
+def create_app(gateway: Gateway | None = None, *, listens: bool = True) -> GatewayApp:
     """An ASGI app that serves a gateway.
 
     Args:
         gateway: without one, whoever serves the app sets ``app.gateway`` before the first request.
+        listens: as for ``attach``.
     """
     app = GatewayApp("agentic_trio", static_folder=None)
     # Otherwise a doubled slash is answered with a redirect: an HTML page that repeats the Host header.
@@ -39,6 +41,7 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
         relay.routes,
         health.routes,
         openapi.routes,
+        exposition.routes,
         docs.routes,
     ):
         app.register_blueprint(routes)
@@ -46,11 +49,11 @@ def create_app(gateway: Gateway | None = None) -> GatewayApp:
         app.public |= routes.public
     for kind in (HTTPException, Exception):
         app.register_error_handler(kind, _error_response)
-    app.asgi_websocket_class = NoWebSocket
+    app.asgi_websocket_class = ResponsesSocket
     app.before_request(_authenticate_the_lost)
     app.after_request(_name_request)
     if gateway is not None:
-        attach(app, gateway)
+        attach(app, gateway, listens=listens)
     return app
 
 
@@ -64,6 +67,7 @@ def attach(app: GatewayApp, gateway: Gateway, *, listens: bool = True) -> None:
     """
     app.gateway = gateway
     app.callers = Callers(gateway.config, listens=listens)
+    app.proxies = Proxies(gateway.config)
     origins = gateway.config.cors_allowed_origins
     if origins:
         cors(
@@ -83,7 +87,9 @@ async def _authenticate_the_lost() -> None:
 
 
 async def _name_request(response: Response) -> Response:
-    response.headers["x-request-id"] = this_request().request_id
+    answered = this_request()
+    response.headers["x-request-id"] = answered.request_id
+    response.headers["server-timing"] = answered.timing().decode()
     return response
 
 

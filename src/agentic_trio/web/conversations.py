@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentic_trio.web.dispatch import Routes
-from agentic_trio.web.queries import check_lists_are_served, metadata_filter, page_query
+from agentic_trio.web.queries import boolean_argument, check_lists_are_served, metadata_filter, page_query
 
 if TYPE_CHECKING:
     from agentic_trio.web.reply import Reply
@@ -45,8 +45,11 @@ async def update_conversation(request: RequestScope, id: str) -> Reply:
 
 @routes.handle("DELETE", "/v1/conversations/<id>")
 async def delete_conversation(request: RequestScope, id: str) -> Reply:
-    """Forget a conversation."""
-    return request.reply(await request.gateway.conversations.delete(request.context.owner, id))
+    """Forget a conversation; with ``responses=true``, its responses too."""
+    conversations = request.gateway.conversations
+    with_responses = boolean_argument(request, "responses")
+    delete = conversations.delete_with_responses if with_responses else conversations.delete
+    return request.reply(await delete(request.context.owner, id))
 
 
 @routes.handle("GET", "/v1/conversations/<id>/items")

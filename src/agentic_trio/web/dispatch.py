@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from agentic_trio.context import Scope
     from agentic_trio.gateway.gateway import Gateway
     from agentic_trio.web.callers import Callers
+    from agentic_trio.web.proxies import Proxies
 
     Handler = Callable[..., Awaitable[Reply]]
     View = Callable[..., Awaitable[Response]]
@@ -112,8 +113,9 @@ def _admitted(handler: Handler, needed: Scope | None) -> Handler:
 def _view(handler: Handler) -> View:
     async def view(**variables: str) -> Response:
         request = this_request()
-        request.sent = await handler(request, **variables)
-        return request.sent.response()
+        reply = await handler(request, **variables)
+        request.begin(reply)
+        return reply.response()
 
     return view
 
@@ -139,6 +141,8 @@ class RequestNursery(TrioASGIHTTPConnection):
         request: RequestScope | None = None
         try:
             async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+                if not self.app.proxies.idle:
+                    self.scope = self.app.proxies.seen(self.scope)
                 request = RequestScope(self.scope, self.app.gateway, nursery, stack, receive)
                 await self._serve(request, send)
             if request.timed_out:
@@ -172,8 +176,10 @@ class RequestNursery(TrioASGIHTTPConnection):
 
     async def _reply(self, reply: Reply, request: RequestScope, send: ASGISendCallable) -> None:
         reply.headers.append((b"x-request-id", request.request_id.encode()))
+        reply.headers.append((b"server-timing", request.timing()))
         request.started = True
-        request.status, request.sent = reply.status, reply
+        request.status = reply.status
+        request.begin(reply)
         try:
             await reply.send(send)
         except GatewayError as error:
@@ -212,6 +218,7 @@ class GatewayApp(QuartTrio):
     Attributes:
         gateway: what it serves.
         callers: the hosts and origins that may call.
+        proxies: whose word counts on who the client is.
         direct: (method, path) -> handler, for the routes that may skip the dispatch.
         public: the paths that anyone may call, without saying who it is.
     """
@@ -220,6 +227,7 @@ class GatewayApp(QuartTrio):
     request_class = DispatchedRequest
     gateway: Gateway
     callers: Callers
+    proxies: Proxies
     direct: Mapping[tuple[str, str], Handler]
     public: Set[str]
 

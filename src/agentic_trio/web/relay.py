@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,6 +16,7 @@ from agentic_trio.web.reply import Chunks, Reply
 if TYPE_CHECKING:
     from agentic_trio.upstream.answer import Answer
     from agentic_trio.web.dispatch import Handler
+    from agentic_trio.web.reply import SendNowait
     from agentic_trio.web.scope import RequestScope
 
 routes = Routes("relay")
@@ -81,9 +83,11 @@ async def relay(request: RequestScope, path: str, body: bytes) -> Reply:
         body,
         request.context,
     )
+    asked = perf_counter()
     answer = await request.stack.enter_async_context(call)
     reply_body = RelayBody(answer)
     await reply_body.begin()
+    request.model_seconds = perf_counter() - asked
     returned = to_client([(name.lower(), value) for name, value in answer.headers])
     if reply_body.is_event_stream:
         returned = [field for field in returned if field[0] != b"x-accel-buffering"]
@@ -101,6 +105,7 @@ class RelayBody(Chunks):
     def __init__(self, answer: Answer) -> None:
         self._chunks = answer.chunks
         self._first: list[bytes] = []
+        self._send_nowait: SendNowait | None = None
         self.is_event_stream = answer.is_event_stream
 
     async def begin(self) -> None:
@@ -118,7 +123,16 @@ class RelayBody(Chunks):
     def ended(self) -> bool:
         return not self._first and self._chunks.ended
 
+    def attach(self, send_nowait: SendNowait) -> None:
+        if self.is_event_stream:
+            self._send_nowait = send_nowait
+
     async def __anext__(self) -> bytes:
         if self._first:
             return self._first.pop()
-        return await anext(self._chunks)
+        if self._send_nowait is None:
+            return await anext(self._chunks)
+        await self._chunks.follow(self._send_nowait)
+        if self._chunks.ended:
+            raise StopAsyncIteration
+        return b""

@@ -10,11 +10,14 @@ from quart import Response
 from quart.wrappers.response import ResponseBody
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from hypercorn.typing import ASGISendCallable
 
     from agentic_trio.errors import GatewayError
+
+    SendNowait = Callable[[bytes], bool]
 
 JSON = (b"content-type", b"application/json")
 
@@ -49,7 +52,15 @@ class Chunks(ResponseBody):
 
     @abstractmethod
     async def __anext__(self) -> bytes:
-        """The next chunk."""
+        """The next chunk. By then the one before has been sent."""
+
+    def attach(self, send_nowait: SendNowait) -> None:
+        """Let the body send chunks while ``__anext__`` waits, but for the first.
+
+        Args:
+            send_nowait: returns whether the whole chunk has left. What is left of it leaves before the next
+                chunk that ``__anext__`` returns, which may be empty.
+        """
 
 
 @dataclass(slots=True)
@@ -68,6 +79,9 @@ class Reply:
         if isinstance(self.body, bytes):
             await send({"type": "http.response.body", "body": self.body, "more_body": False})
             return
+        send_nowait = getattr(send, "nowait", None)
+        if send_nowait is not None:
+            self.body.attach(send_nowait)
         async for chunk in self.body:
             # An end that is known leaves with the last chunk: a send of its own would cost as much again.
             await send({"type": "http.response.body", "body": chunk, "more_body": not self.body.ended})

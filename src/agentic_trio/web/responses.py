@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from agentic_trio.gateway.idempotency import IdempotencyKey
 from agentic_trio.web.access import response_id
 from agentic_trio.web.dispatch import Routes, unknown_url
+from agentic_trio.web.outliving import outlives
 from agentic_trio.web.queries import (
     boolean_argument,
     check_lists_are_served,
@@ -43,7 +44,7 @@ async def create_response(request: RequestScope) -> Reply:
     """
     gateway = request.gateway
     gateway.admission.check()
-    outlives = _outlives(request)
+    finishes = outlives(request)
     body = await request.body()
     request.ticket.take_slot()
     if _is_relayed(gateway, body):
@@ -54,7 +55,7 @@ async def create_response(request: RequestScope) -> Reply:
         begun = await gateway.turns.new(body, request.context, request.ticket)
     # What was made of the body is as large as itself: held beside it, each request would take twice as much.
     del body
-    return begun if isinstance(begun, Reply) else await _follow(request, begun, outlives=outlives)
+    return begun if isinstance(begun, Reply) else await _follow(request, begun, finishes=finishes)
 
 
 def _is_relayed(gateway: Gateway, body: bytes) -> bool:
@@ -64,13 +65,13 @@ def _is_relayed(gateway: Gateway, body: bytes) -> bool:
     return routing.relayed and not sealed and not routing.offers(gateway.hosted)
 
 
-async def _follow(request: RequestScope, turn: Turn, *, outlives: bool) -> Reply:
+async def _follow(request: RequestScope, turn: Turn, *, finishes: bool) -> Reply:
     """Start a turn under its owner, if it isn't running, and reply with what it makes."""
     turns = request.gateway.turns
     request.response_id = turn.id
     if turns.find(turn.owner, turn.id) is not None:
         pass
-    elif turn.call.background or (outlives and turn.call.store):
+    elif turn.call.background or (finishes and turn.call.store):
         turns.start(turn)
     elif turn.call.stream:
         _own(request, turn)
@@ -118,7 +119,7 @@ async def _once(request: RequestScope, body: bytes, name: str) -> Turn | Reply:
             turn = await gateway.turns.new(body, request.context, request.ticket, key=key)
             if not turn.call.store:
                 # Nothing is kept for a repeat to get, so the repeat runs after this one.
-                return await _follow(request, turn, outlives=False)
+                return await _follow(request, turn, finishes=False)
             gateway.turns.start(turn)
     return turn
 
@@ -133,17 +134,6 @@ async def _replay(request: RequestScope, id: str, routing: Routing) -> Reply:
 
 
 _key_length = checks.string(256)
-_on_disconnect = checks.one_of("cancel", "finish")
-
-
-def _outlives(request: RequestScope) -> bool:
-    """Whether a turn goes on without its client: by this request's header, or as configured."""
-    policy = request.header(b"x-on-disconnect")
-    if policy is None:
-        policy = request.gateway.config.on_disconnect
-    else:
-        _on_disconnect(policy, "x-on-disconnect")
-    return policy == "finish"
 
 
 @routes.handle("GET", "/v1/responses")

@@ -10,7 +10,10 @@ from agentic_trio.wire import sse
 from agentic_trio.wire.dialect import encode
 
 if TYPE_CHECKING:
-    from agentic_trio.gateway.log import EventLog
+    from collections.abc import Sequence
+
+    from agentic_trio.gateway.log import EventLog, Sink
+    from agentic_trio.web.reply import SendNowait
 
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -34,27 +37,46 @@ def event_stream(log: EventLog, position: int = 0) -> Reply:
 
 
 class EventBody(Chunks):
-    """A reader of a log: everything new in one chunk."""
+    """A reader of a log: everything new in one chunk.
+
+    Where the server takes bytes at any time, the writer of the log sends them on its own: this sleeps
+    until there is more to do than that.
+    """
 
     def __init__(self, log: EventLog, position: int) -> None:
         self._log = log
         self._position = position
         self._ended = False
+        self._send_nowait: SendNowait | None = None
+        self._sink: Sink | None = None
+        self._unsent = False
 
     @property
     def ended(self) -> bool:
         return self._ended
 
+    def attach(self, send_nowait: SendNowait) -> None:
+        self._send_nowait = send_nowait
+
     async def __anext__(self) -> bytes:
         if self._ended:
             raise StopAsyncIteration
         try:
-            events = await self._log.read(self._position)
+            events = await self._log.read(self._position, self._sink)
         except FellBehind as error:
             self._ended, self.error = True, error
             return FELL_BEHIND
+        # The head of the response leaves with the first chunk.
+        self._sink = self._pass_on if self._send_nowait is not None else None
         self._position += len(events)
         self._ended = self._log.exhausted(self._position)
         if self._ended:
             return b"".join((*events, sse.DONE))
-        return b"".join(events) or KEEP_ALIVE
+        unsent, self._unsent = self._unsent, False
+        return b"".join(events) or (b"" if unsent else KEEP_ALIVE)
+
+    def _pass_on(self, events: Sequence[bytes]) -> bool:
+        assert self._send_nowait is not None
+        self._position += len(events)
+        self._unsent = not self._send_nowait(b"".join(events))
+        return not self._unsent

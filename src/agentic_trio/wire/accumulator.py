@@ -160,6 +160,12 @@ class Accumulator:
             self.fail(UpstreamError("The model server broke off before the response was complete."))
         return events
 
+    def complete(self) -> None:
+        """The response is complete as it is, without a word of the upstream."""
+        self.ended = True
+        self.snapshot.status = "completed"
+        self.snapshot.completed_at = int(self._now())
+
     def fail(self, error: GatewayError) -> None:
         """End the response as ``failed``. The output that has arrived is kept."""
         self._end("failed", error)

@@ -115,9 +115,9 @@ def conversation_body(id: str, created_at: int, metadata: bytes) -> bytes:
     return b'%b,"metadata":%b}' % (head[:-1], metadata)
 
 
-def deleted_body(id: str, object: str) -> bytes:
-    """Return the body that reports a deletion."""
-    return encode({"id": id, "object": object, "deleted": True})
+def deleted_body(id: str, object: str, **counts: int) -> bytes:
+    """Return the body that reports a deletion, and how much went with it."""
+    return encode({"id": id, "object": object, "deleted": True} | counts)
 
 
 def list_body(entries: Sequence[tuple[str, bytes]], *, has_more: bool) -> bytes:

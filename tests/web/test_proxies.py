@@ -1,0 +1,103 @@
+"""Which proxies' word counts on who a client is, and the path under which they serve the gateway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from agentic_trio.config import Config
+from agentic_trio.errors import ConfigError
+from agentic_trio.web.proxies import Proxies
+
+from .harness import open_world
+
+
+def seen(
+    config: Config, *headers: tuple[bytes, bytes], client: str | None = "10.0.0.1", path: str = "/health"
+) -> Any:
+    scope: Any = {
+        "client": None if client is None else (client, 4711),
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "headers": [(b"host", b"inner"), *headers],
+    }
+    return Proxies(config).seen(scope)
+
+
+FOR = (b"x-forwarded-for", b"198.51.100.7")
+
+
+@pytest.mark.parametrize(
+    ("names", "client", "chain", "found"),
+    [
+        ("10.0.0.1", "10.0.0.1", b"198.51.100.7", "198.51.100.7"),
+        ("10.0.0.0/8", "10.9.9.9", b"198.51.100.7", "198.51.100.7"),
+        ("10.0.0.0/8", "10.0.0.1", b"6.6.6.6, 198.51.100.7, 10.2.2.2", "198.51.100.7"),
+        ("10.0.0.0/8", "10.0.0.1", b"10.3.3.3, 10.2.2.2", "10.3.3.3"),
+        ("10.0.0.0/8", "::ffff:10.0.0.1", b"198.51.100.7", "198.51.100.7"),
+        ("fd00::/8", "fd00::1", b"2001:db8::7", "2001:db8::7"),
+        ("unix", None, b"198.51.100.7", "198.51.100.7"),
+        ("*", "203.0.113.1", b"198.51.100.7", "198.51.100.7"),
+        ("10.0.0.1", "10.0.0.2", b"198.51.100.7", "10.0.0.2"),
+        ("unix", "10.0.0.2", b"198.51.100.7", "10.0.0.2"),
+        ("10.0.0.1", "10.0.0.1", b" , ", "10.0.0.1"),
+    ],
+)
+def test_the_client_is_the_last_that_is_no_proxy(
+    names: str, client: str | None, chain: bytes, found: str
+) -> None:
+    config = Config.from_env({"AGENTIC_TRIO_FORWARDED_ALLOW_IPS": names})
+    assert seen(config, (b"x-forwarded-for", chain), client=client)["client"][0] == found
+
+
+def test_several_headers_are_one_chain() -> None:
+    config = Config(forwarded_allow_ips=("10.0.0.0/8",))
+    chain = [(b"x-forwarded-for", b"6.6.6.6"), (b"x-forwarded-for", b"198.51.100.7")]
+    assert seen(config, *chain)["client"][0] == "198.51.100.7"
+
+
+def test_scheme_and_host_are_taken_from_a_proxy_alone() -> None:
+    headers = [(b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"api.example.com")]
+    trusted = seen(Config(forwarded_allow_ips=("10.0.0.1",)), *headers)
+    assert trusted["scheme"] == "https"
+    assert dict(trusted["headers"])[b"host"] == b"api.example.com"
+    other = seen(Config(forwarded_allow_ips=("10.0.0.9",)), *headers)
+    assert other["scheme"] == "http"
+    assert dict(other["headers"])[b"host"] == b"inner"
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [("/llm/v1/models", "/v1/models"), ("/v1/models", "/v1/models"), ("/llm", "/"), ("/llmx", "/llmx")],
+)
+def test_the_path_of_a_proxy_is_taken_off(path: str, found: str) -> None:
+    scope = seen(Config(root_path="/llm"), path=path)
+    assert (scope["path"], scope["raw_path"]) == (found, found.encode())
+
+
+@pytest.mark.parametrize("path", ["llm", "/a b", "//llm", "/l?m", "/l%20m"])
+def test_a_path_that_is_none_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match="root_path"):
+        Config(root_path=path)
+
+
+def test_names_are_no_addresses() -> None:
+    with pytest.raises(ConfigError, match="forwarded_allow_ips"):
+        Config(forwarded_allow_ips=("proxy.example.com",))
+
+
+async def test_a_gateway_is_served_under_a_path_and_without_it() -> None:
+    async with open_world(root_path="/llm") as world:
+        created = await world.create("hi")
+        async with httpx.AsyncClient(base_url=world.url, trust_env=False) as client:
+            for root in ("", "/llm"):
+                answer = await client.get(f"{root}/v1/responses/{created['id']}")
+                assert answer.status_code == 200
+                body = {"model": "tiny", "input": "hi", "store": False}
+                assert (await client.post(f"{root}/v1/responses", json=body)).status_code == 200
+                assert (await client.get(f"{root}/v1/models")).status_code == 200
+            assert (await client.get("/other/health")).status_code == 404
