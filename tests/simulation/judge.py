@@ -41,8 +41,6 @@ EXPECTED_LOGS = (
     "turn %s could not be recorded",
     "turn %s was not recorded in time",
     "turn %s could not be withdrawn",
-    # A machine that was killed while its disk hung says so on its way out; its successor records the turn.
-    "turn %s is lost",
 )
 
 
