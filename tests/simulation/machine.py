@@ -307,9 +307,9 @@ _free_apps: list[GatewayApp] = []
 _apps: dict[Gateway, GatewayApp] = {}
 
 
-def take_app(gateway: Gateway) -> GatewayApp:
+def take_app(gateway: Gateway, *, listens: bool = True) -> GatewayApp:
     app = _free_apps.pop() if _free_apps else create_app()
-    attach(app, gateway)
+    attach(app, gateway, listens=listens)
     _apps[gateway] = app
     return app
 

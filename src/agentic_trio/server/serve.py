@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -62,15 +62,13 @@ async def serve(
     Cancellation: connections are closed at once; turns are recorded as ``cancelled``.
     """
     check_exposure(gateway.config, authenticates=gateway.authenticator is not None)
-    with ExitStack() as stack:
-        if sockets is None:
-            sockets = stack.enter_context(bound(gateway.config))
+    with unix_socket(None if sockets else Binding.of(gateway.config).uds):
         await _serve(gateway, sockets, shutdown_trigger or trio.sleep_forever, task_status)
 
 
 async def _serve(
     gateway: Gateway,
-    sockets: Sockets,
+    sockets: Sockets | None,
     shutdown_trigger: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[list[str]],
 ) -> None:

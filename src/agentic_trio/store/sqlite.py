@@ -266,8 +266,13 @@ class SqliteStore:
         await self._delete(purge.delete_conversations, selection.conversations, progress)
         await self._delete(purge.delete_responses, selection.responses, progress)
         # A thread's children have larger numbers than it; when they are gone, nothing forks from it.
-        for thread in sorted(selection.cuts, reverse=True):
-            await self._erase_thread(thread, selection.cuts[thread], progress)
+        cuts = sorted(selection.cuts.items(), reverse=True)
+        done = 0
+        while done < len(cuts):
+            step = partial(purge.erase_threads, cuts=cuts[done : done + purge.STEP], limit=SWEEP_LIMIT)
+            erased, finished = await self.writer.write(step)
+            done += finished
+            progress(erased)
         self._swept = True
 
     async def _delete(
@@ -283,12 +288,6 @@ class SqliteStore:
         self, delete: Callable[[sqlite3.Connection, Sequence[int]], int], keys: Sequence[int]
     ) -> int:
         return await self.writer.write(lambda db: delete(db, keys))
-
-    async def _erase_thread(self, thread: int, cut: int, progress: Callable[[int], None]) -> None:
-        erased = SWEEP_LIMIT
-        while erased >= SWEEP_LIMIT:
-            erased = await self.writer.write(lambda db: purge.erase_thread(db, thread, cut, SWEEP_LIMIT))
-            progress(erased)
 
     async def compact(self) -> bool:
         return await self.writer.between(partial(_remove_traces, largest=math.inf))
