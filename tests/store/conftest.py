@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from agentic_trio.store.contract import Store
+    from agentic_trio.store.contract import MaintainedStore, Store
 
 SERVERS = sorted(installed(), reverse=True)[: None if os.environ.get("ALL_POSTGRES_SERVERS") else 1]
 """The wheel's alone, since each more doubles the time; all of them where that is asked for."""
@@ -57,6 +57,16 @@ async def store(
         async with open_postgres_store(server_of(request.param).emptied_database()) as in_postgres:
             yield in_postgres
         return
-    path = ":memory:" if request.param == "sqlite-memory" else str(tmp_path / "turns.db")
-    async with open_sqlite_store(path) as opened:
+    async with open_sqlite_store(_path(request.param, tmp_path)) as opened:
         yield opened
+
+
+@pytest.fixture(params=["sqlite", "sqlite-memory"])
+async def maintained(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MaintainedStore]:
+    """An empty store that the commands of ``agentic-trio db`` can look after."""
+    async with open_sqlite_store(_path(request.param, tmp_path)) as opened:
+        yield opened
+
+
+def _path(kind: str, directory: Path) -> str:
+    return ":memory:" if kind == "sqlite-memory" else str(directory / "turns.db")

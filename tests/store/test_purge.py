@@ -21,10 +21,16 @@ from tests.store.records import (
 )
 
 if TYPE_CHECKING:
-    from agentic_trio.store.contract import Store
+    from agentic_trio.store.contract import MaintainedStore, Store
     from agentic_trio.store.sqlite import SqliteStore
 
 ALICE = b'{"user":"alice"}'
+
+
+@pytest.fixture
+def store(maintained: MaintainedStore) -> MaintainedStore:
+    """Erasing is for stores in files."""
+    return maintained
 
 
 async def erase(store: Store, **criteria: object) -> Selection:
