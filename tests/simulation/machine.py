@@ -29,6 +29,7 @@ from agentic_trio.store.contract import StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
 from agentic_trio.upstream.client import Upstream
 from agentic_trio.upstream.transport import StreamTransport
+from agentic_trio.web import relay, scope
 from agentic_trio.web.app import attach, create_app
 from agentic_trio.wire.responses import crashed
 from tests.simulation.intruder import ByHeader
@@ -381,5 +382,8 @@ def network_in_memory(*, disconnects: bool) -> Iterator[None]:
         patch.object(asgi_server, "open_listeners", _open_listeners),
         patch.object(server_serve, "create_app", take_app),
         patch.object(retries, "random", Random(0).random),
+        # `Server-Timing` would be longer or shorter from run to run.
+        patch.object(scope, "perf_counter", trio.current_time),
+        patch.object(relay, "perf_counter", trio.current_time),
     ):
         yield
