@@ -181,10 +181,16 @@ class Turn:
         """Let readers send a comment, if nothing has happened since the last call.
 
         A stream whose model server has sent no head by then begins without it, if that is configured: its
-        id leaves, and a refusal that comes later is told as events.
+        id leaves, and a refusal that comes later is told as events. One that has come is a status, also while
+        the store takes its time to withdraw the announcement.
         """
         bridges = self.call.stream and self._services.config.bridge_silence
-        if self.log.wake_if_quiet() and bridges and self.recording.row is Row.ANNOUNCED:
+        if (
+            self.log.wake_if_quiet()
+            and bridges
+            and self.recording.row is Row.ANNOUNCED
+            and not self._response.ended
+        ):
             self._tell(self._response.begin())
 
     def cancel(self, reason: GatewayError | None = None) -> None:
