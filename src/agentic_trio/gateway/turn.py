@@ -18,6 +18,7 @@ from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.store.contract import APPENDING, History
+from agentic_trio.telemetry.edges import event
 from agentic_trio.telemetry.figures import Figures
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.affinity import Affinity
@@ -377,7 +378,8 @@ class Turn:
             self._response.fail(error)
 
     def _bug(self, what: str) -> GatewayError:
-        logger.exception("turn %s %s (request %s)", self.id, what, self._context.request_id)
+        bug = event("bug", response_id=self.id, request_id=self._context.request_id)
+        logger.exception("turn %s %s (request %s)", self.id, what, self._context.request_id, extra=bug)
         return GatewayError("The gateway failed.", code="internal_error")
 
     async def _record(self) -> None:

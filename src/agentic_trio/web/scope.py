@@ -36,6 +36,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Fate(Protocol):
     """What our server knows of a request that no app is told: why its client got no answer, or not all."""
 
+    def tell(self) -> None:
+        """The log has a line of this request, so that the server needs none."""
+
     @property
     def refusal(self) -> GatewayError | None:
         """What the server itself answered instead."""
