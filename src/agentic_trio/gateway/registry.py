@@ -9,6 +9,7 @@ import trio
 
 from agentic_trio.errors import ServiceUnavailable
 from agentic_trio.gateway.admission import TooManyRequests
+from agentic_trio.gateway.compacting import CompactingTurn
 from agentic_trio.gateway.rounds import ToolTurn
 from agentic_trio.gateway.turn import Turn
 from agentic_trio.wire.create_response import parse_create_response, parse_steps
@@ -82,7 +83,7 @@ class Registry:
             if self._in_background >= self._most_in_background:
                 raise TooManyRequests("Too many background responses are waiting. Please retry later.")
             ticket.give_slot_back()
-        kind = ToolTurn if call.runs_tools else Turn
+        kind = _kind_of(call)
         return kind(call, context, services, ticket.pop_all(), key=key, local=local, generates=generates)
 
     async def _parse(self, body: bytes) -> CreateResponse:
@@ -204,6 +205,14 @@ class Registry:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + bound):
             for turn in turns:
                 await turn.wait_ended()
+
+
+def _kind_of(call: CreateResponse) -> type[Turn]:
+    if call.compacts:
+        return CompactingTurn
+    if call.runs_tools:
+        return ToolTurn
+    return Turn if call.compact_threshold is None else CompactingTurn
 
 
 def _shutting_down() -> ServiceUnavailable:

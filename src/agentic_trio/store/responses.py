@@ -33,6 +33,7 @@ from agentic_trio.store.threads import (
     new_thread,
     read_data,
     read_items,
+    since_compaction,
     view,
 )
 from agentic_trio.telemetry.figures import StoredFigures, stored
@@ -119,7 +120,8 @@ def _check_made_in(connection: sqlite3.Connection, owner: str, id: str, conversa
 
 
 def _history_at(connection: sqlite3.Connection, place: Place, calls: bytes | None) -> History:
-    return History(place, read_data(connection, view(connection, place)), load_calls(calls))
+    segments = since_compaction(connection, view(connection, place))
+    return History(place, read_data(connection, segments), load_calls(calls))
 
 
 def response(connection: sqlite3.Connection, owner: str, id: str) -> StoredResponse:

@@ -67,6 +67,28 @@ def _origin(connection: sqlite3.Connection, thread: int) -> tuple[int | None, in
     return parent, fork
 
 
+_COMPACTION = b'","type":"compaction"'
+
+_LAST_COMPACTION = """
+    SELECT key, item, data FROM entry
+    WHERE issued = 1 AND item GLOB 'cmp_*' AND key > :first AND key <= :last
+        AND (dropped IS NULL OR dropped > :end)
+    ORDER BY key DESC
+"""
+
+
+def since_compaction(connection: sqlite3.Connection, segments: Sequence[Segment]) -> Sequence[Segment]:
+    """The part of a view that a model is given: from the last compaction that a turn made on."""
+    for index in range(len(segments) - 1, -1, -1):
+        thread, start, end = segments[index]
+        bounds = {"first": key(thread, start), "last": key(thread, end), "end": end}
+        for found, item, data in connection.execute(_LAST_COMPACTION, bounds):
+            if data.startswith(_COMPACTION, len(b'{"id":"') + len(item)):
+                first = (found & MAX_POSITION) - 1
+                return [Segment(thread, first, end), *segments[index + 1 :]]
+    return segments
+
+
 _VISIBLE = " key > :first AND key <= :last AND (dropped IS NULL OR dropped > :end)"
 """The entries of a segment, or a part of it, that its view holds."""
 
