@@ -11,6 +11,7 @@ import json
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 from openai import omit
 from openai._models import construct_type
@@ -367,9 +368,21 @@ def check_usage(usage: Json) -> None:
     require(usage["total_tokens"] == total, "total_tokens is the sum", usage)
 
 
+def _shown_tool(tool: Any) -> Any:
+    """A tool as it is repeated: an MCP server's secrets are not."""
+    if not isinstance(tool, dict) or tool.get("type") != "mcp":
+        return tool
+    shown = {key: value for key, value in tool.items() if key not in ("authorization", "headers")}
+    if tool.get("server_url") is not None:
+        parts = urlsplit(tool["server_url"])
+        shown["server_url"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/<redacted>"
+    return shown
+
+
 def check_echo(response: Json, request: Json) -> None:
     """A response repeats the request: what it said, or the default where it was silent or null."""
     given = {key: value for key, value in request.items() if value is not None}
+    given["tools"] = [_shown_tool(tool) for tool in given.get("tools", [])]
     for key, default in DEFAULTS.items():
         wanted, found = given.get(key, default), response[key]
         require(_repeats(found, wanted), f"`{key}` repeats the request: {brief(wanted)}", {key: found})

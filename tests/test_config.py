@@ -188,7 +188,7 @@ def test_a_time_may_be_nothing(name: str) -> None:
 
 def test_every_number_has_a_bound() -> None:
     numbers = {each.name for each in dataclasses.fields(Config) if type(each.default) in (int, float)}
-    assert numbers - {"port"} == {*POSITIVE, *NOT_NEGATIVE}
+    assert numbers - {"port", "metrics_port"} == {*POSITIVE, *NOT_NEGATIVE}
 
 
 def test_a_configuration_shows_no_key() -> None:
@@ -288,6 +288,8 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "log_level": ("debug", "debug"),
     "log_probes": ("true", True),
     "log_requests": ("false", False),
+    "metrics": ("false", False),
+    "metrics_host": ("::1", "::1"),
     "bridge_silence": ("false", False),
     "migration_backup": ("false", False),
     "uds": ("/run/x.sock", "/run/x.sock"),

@@ -12,6 +12,7 @@ from quart_trio.asgi import TrioASGILifespan
 from agentic_trio.config import Config, log_sources
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
+from agentic_trio.server.metrics_port import open_metrics_port
 from agentic_trio.telemetry.observer import Observer
 from agentic_trio.telemetry.process_log import lines_held, open_log
 from agentic_trio.web.app import attach, create_app
@@ -32,7 +33,11 @@ class GatewayLifespan(TrioASGILifespan):
                 config = Config.from_env()
                 log = open_log(config.log_format, config.log_level)
             log_sources(config)
-            async with open_gateway(config, observer=Observer.of(config, log)) as gateway:
+            observer = Observer.of(config, log)
+            async with (
+                open_gateway(config, observer=observer) as gateway,
+                open_metrics_port(observer.metrics, config),
+            ):
                 attach(cast("GatewayApp", self.app), gateway, listens=False)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()

@@ -874,6 +874,29 @@ class Config:
         group=OPERATIONS,
         help="write one also for /health, /ready and /metrics",
     )
+    metrics: bool = setting(
+        True,
+        "--metrics",
+        group=OPERATIONS,
+        help="count what happens, for Prometheus",
+        more="`/metrics` answers programs of this machine, or with `--auth` an admin's key.",
+    )
+    metrics_port: int = setting(
+        0,
+        "--metrics-port",
+        group=OPERATIONS,
+        at_least=0,
+        at_most=65535,
+        unit="port",
+        help="serve the metrics on this port too, to whoever reaches it; 0 is none",
+    )
+    metrics_host: str = setting(
+        "127.0.0.1",
+        "--metrics-host",
+        group=OPERATIONS,
+        check=_check_host,
+        help="the address that metrics_port is on",
+    )
     found: dict[str, Found] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:

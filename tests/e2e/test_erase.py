@@ -164,6 +164,41 @@ async def test_a_path_longer_than_a_socket_s_address_is_reached(tmp_path: Path) 
         assert await status(server, id) == [404]
 
 
+async def create_key(database: Path, owner: str) -> dict[str, str]:
+    """The header of a new key."""
+    arguments = ("keys", "create", "--db-url", f"sqlite://{database}", "--owner", owner, "--name", owner)
+    ran = await trio.to_thread.run_sync(lambda: run_command(*arguments))
+    assert ran.returncode == 0, ran.stderr
+    return {"authorization": f"Bearer {ran.stdout.strip()}"}
+
+
+async def test_an_owner_is_erased_with_their_keys_and_their_name(tmp_path: Path) -> None:
+    database = tmp_path / "gateway.db"
+    keys = {owner: await create_key(database, owner) for owner in (MARKER, "other")}
+    made = {}
+    async with (
+        open_fake_upstream() as upstream,
+        open_server(tmp_path, upstream.url, "--auth", "keys") as server,
+    ):
+        for owner, headers in keys.items():
+            body = {"model": "tiny", "input": "hi", "metadata": {"of": owner}}
+            answer = await server.client.post("/v1/responses", json=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+            made[owner] = f"/v1/responses/{answer.json()['id']}"
+        assert "gateway.db.keys" in marked(tmp_path)
+        report = await erase(database, "--owner", MARKER)
+        assert (report["responses"], report["keys"]) == (1, 1)
+        # The log names owners, and nothing that they said.
+        assert set(marked(tmp_path)) <= {"server.log"}
+
+        async def refused() -> bool:
+            answer = await server.client.get("/v1/models", headers=keys[MARKER])
+            return answer.status_code == 401
+
+        await until(refused)
+        assert (await server.client.get(made["other"], headers=keys["other"])).status_code == 200
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

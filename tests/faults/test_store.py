@@ -14,7 +14,10 @@ import trio
 import trio.testing
 
 from agentic_trio.gateway import unrecorded
+from agentic_trio.gateway.maintenance import run_alone
+from agentic_trio.store.contract import Ending, Item
 from agentic_trio.store.schema import PAGE_SIZE
+from agentic_trio.store.sqlite import open_sqlite_store
 from tests.fake_upstream import Script, Text, open_fake_upstream
 from tests.http_client import open_at_event
 from tests.oracles import check_error, check_event_stream, check_response
@@ -491,3 +494,71 @@ def tear(log: Path, how: str) -> None:
     rest = {"half a frame": log.read_bytes()[32 : 32 + frame // 2], "zeros": bytes(frame)}
     with log.open("ab") as file:
         file.write(rest.get(how, os.urandom(frame)))
+
+
+# While it is being erased
+
+SECRET = b"walrus"
+
+
+async def filled(database: Path, responses: int) -> None:
+    """A database with responses about the secret."""
+    async with open_sqlite_store(str(database)) as store, trio.open_nursery() as nursery:
+        for n in range(responses):
+            item = Item(f"msg_{n}", b'{"text":"%b %d"}' % (SECRET, n))
+            body = b'{"id":"r%d","metadata":{"user":"alice"}}' % n
+            ending = Ending("", f"r{n}", 1, "completed", None, None, [item], [], frozenset(), body)
+            nursery.start_soon(store.end, ending)
+
+
+async def begin_erasure(database: Path) -> trio.SocketStream:
+    """Have the gateway erase it; returns when some of it is gone."""
+    stream = await trio.open_unix_socket(f"{database}.control")
+    request = {"command": "erase", "arguments": {"metadata": ["user", "alice"]}}
+    await stream.send_all(json.dumps(request).encode() + b"\n")
+    with trio.fail_after(PATIENCE):
+        assert b"progress" in await stream.receive_some()
+    return stream
+
+
+def files_with_secret(database: Path) -> list[str]:
+    return [path.name for path in database.parent.glob(f"{database.name}*") if holds_secret(path)]
+
+
+def holds_secret(path: Path) -> bool:
+    return path.is_file() and SECRET in path.read_bytes()
+
+
+async def test_an_erasure_whose_gateway_is_killed_is_finished_by_the_next(
+    database: Path, spawner: Spawner
+) -> None:
+    await filled(database, 3000)
+    async with open_fake_upstream() as upstream:
+        async with spawner.running(database, upstream.url) as process, await begin_erasure(database):
+            await process.kill()
+        ledger.fault()
+        assert files_with_secret(database)
+        arguments = {"metadata": ["user", "alice"]}
+        report = await run_alone(str(database), "erase", arguments, lambda done, whole: None)
+        assert report["responses"] < 3000
+        assert files_with_secret(database) == []
+        async with spawner.running(database, upstream.url) as process:
+            await create(process, "hi")
+    assert_intact(database)
+
+
+async def test_an_erasure_whose_client_leaves_stops_and_others_are_served_meanwhile(
+    database: Path, spawner: Spawner
+) -> None:
+    await filled(database, 3000)
+    async with open_fake_upstream() as upstream, spawner.running(database, upstream.url) as process:
+        async with await begin_erasure(database):
+            await create(process, "hi")
+        stream = await begin_erasure(database)
+        async with stream:
+            answer = b""
+            while b"result" not in answer:
+                with trio.fail_after(PATIENCE):
+                    answer += await stream.receive_some()
+        assert files_with_secret(database) == []
+        await create(process, "still here")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.tools.mcp_servers import ToolServers
     from agentic_trio.web.dispatch import GatewayApp
     from tests.simulation.model_server import ModelServer
     from tests.simulation.record import Record
@@ -113,6 +114,7 @@ class Machine:
         self.over = trio.Event()
         self.stop = trio.Event()
         self.dead = False
+        self.tools: ToolServers | None = None
         self.ended = 0
         self.stopped_at = 0.0
         self.over_at = 0.0
@@ -178,6 +180,7 @@ class Machine:
                 mint=self.mint,
                 now=now,
                 clock=trio.current_time,
+                tools=self.tools,
             )
             self.gateway = await stack.enter_async_context(open_gateway_over(self.services))
             _listeners[f"{self.config.host}:{self.config.port}"] = self._listener
@@ -304,9 +307,9 @@ _free_apps: list[GatewayApp] = []
 _apps: dict[Gateway, GatewayApp] = {}
 
 
-def take_app(gateway: Gateway) -> GatewayApp:
+def take_app(gateway: Gateway, *, listens: bool = True) -> GatewayApp:
     app = _free_apps.pop() if _free_apps else create_app()
-    attach(app, gateway)
+    attach(app, gateway, listens=listens)
     _apps[gateway] = app
     return app
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentic_trio.store.contract import Conversation, Criteria, Item, Missing, Selection
+from agentic_trio.store.contract import SWEEP_LIMIT, Conversation, Criteria, Item, Missing, Selection
 from tests.store.records import (
     OWNER,
     data,
@@ -130,7 +130,7 @@ async def test_an_erasure_takes_streams_along_and_reports_all_of_it(store: Sqlit
     selection = await store.select(Criteria(owner=OWNER))
     await store.purge(selection, rows.append)
     assert (selection.erased.responses, selection.erased.streams, selection.erased.items) == (450, 450, 450)
-    assert max(rows) <= 200
+    assert max(rows) <= SWEEP_LIMIT + 1
     assert await left(store) == set()
     assert (await store.select(Criteria(owner=OWNER))).erased.responses == 0
 

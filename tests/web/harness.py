@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentic_trio.auth.authenticator import Authenticate
+    from agentic_trio.telemetry.observer import Observer
 
 Json = dict[str, Any]
 
@@ -86,6 +87,7 @@ async def open_world(
     script: Script | None = None,
     *,
     llm_api_base: str | None = None,
+    observer: Observer | None = None,
     authenticate: Authenticate | None = None,
     **config: Any,
 ) -> AsyncIterator[World]:
@@ -94,7 +96,9 @@ async def open_world(
     async with (
         open_fake_upstream(script) as upstream,
         open_gateway(
-            Config(llm_api_base=llm_api_base or upstream.url, **settings), authenticate=authenticate
+            Config(llm_api_base=llm_api_base or upstream.url, **settings),
+            observer=observer,
+            authenticate=authenticate,
         ) as gateway,
         open_inner_nursery() as nursery,
     ):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from contextlib import suppress
+import time
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,8 +17,10 @@ from agentic_trio.gateway.control import CommandError, address_of
 from agentic_trio.gateway.maintenance import run_alone
 from agentic_trio.store import schema
 from agentic_trio.store.contract import StoreError
+from agentic_trio.store.key_database import open_keys
 
 if TYPE_CHECKING:
+    from agentic_trio.config import Config
     from agentic_trio.gateway.control import JsonObject, Progress
 
 
@@ -36,6 +40,24 @@ def run_on_database(path: str, command: str, arguments: JsonObject, progress: Pr
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def forget_keys(config: Config, arguments: JsonObject) -> int:
+    """Revoke the keys of an owner all of whose state is to be erased; returns how many those are.
+
+    Raises:
+        ConfigError: the file of keys can't be used.
+        ClickException: it can't be read or written.
+    """
+    owner = arguments["owner"]
+    whole = arguments["conversation"] is None and arguments["metadata"] is None
+    if not owner or not whole or arguments["dry_run"] or not os.path.exists(config.keys_path):
+        return 0
+    try:
+        with closing(open_keys(config.keys_path, create=False)) as database:
+            return database.forget_owner(owner, int(time.time()))
+    except StoreError as error:
+        raise click.ClickException(f"the keys can't be read or written: {error}") from error
 
 
 def _ask_gateway(path: str, command: str, arguments: JsonObject, progress: Progress) -> JsonObject | None:

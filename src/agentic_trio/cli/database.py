@@ -92,12 +92,14 @@ def erase(file: str | None, as_json: bool, **given: Any) -> None:
     hold. Turns that are under way in what is erased are ended. Backups are named, and left alone.
     """
     arguments, flags = _erasure(given)
-    path = database_of(file, flags)
+    config = Config.from_command(flags, file)
 
-    from agentic_trio.cli.control_client import run_on_database
+    from agentic_trio.cli.control_client import forget_keys, run_on_database
 
+    # First, so that nothing new comes in.
+    keys = forget_keys(config, arguments)
     with progress_bar("Erasing") as show:
-        result = run_on_database(path, "erase", arguments, show)
+        result = run_on_database(config.database_path, "erase", arguments, show) | {"keys": keys}
     report(result, as_json, _erased(result))
 
 
@@ -119,6 +121,8 @@ def _erased(result: dict[str, Any]) -> list[str]:
     counts = [_count(result[name], name) for name in ("responses", "conversations", "items")]
     verb = "Would erase" if result.get("dry_run") else "Erased"
     lines = [f"{verb} {', '.join(counts[:-1])} and {counts[-1]} ({result['bytes']} bytes)."]
+    if result["keys"]:
+        lines.append(f"Revoked {_count(result['keys'], 'keys')}, and erased whose they were.")
     if result.get("traces"):
         lines.append(result["traces"])
     if result["backups"]:

@@ -33,6 +33,7 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
 from agentic_trio.store.sqlite import open_sqlite_store
+from agentic_trio.telemetry.edges import event
 from agentic_trio.telemetry.observer import Observer
 from agentic_trio.upstream.servers import open_upstream
 from agentic_trio.wire.responses import crashed
@@ -174,14 +175,15 @@ async def open_gateway(
     """
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("agentic_trio needs Trio: anyio.run(..., backend='trio')")
+    observer = observer or Observer()
     async with (
         open_authenticator(config, time.time, authenticate) as authenticator,
-        _open_store(config) as store,
+        _open_store(config, observer) as store,
         open_upstream(config) as upstream,
         open_tools(config) as tools,
     ):
         try:
-            await store.recover(crashed)
+            _tell_recovered(await store.recover(crashed))
             sealing = await open_sealing(config, store)
         except StoreError as error:
             raise ConfigError(f"store {config.database_path!r}: {error}") from error
@@ -195,17 +197,27 @@ async def open_gateway(
             background=trio.CapacityLimiter(config.max_background),
             mint=mint_id,
             now=time.time,
+            observer=observer,
             tools=tools,
-            observer=observer or Observer(),
             authenticator=authenticator,
             sealing=sealing,
         )
+        observer.show("queued_writes", "Writes that wait for the store", lambda: store.writer.waiting)
         async with open_gateway_over(services) as gateway:
             maintenance = Maintenance(
                 config.database_path, store, turns=gateway.turns, unrecorded=services.unrecorded
             )
             async with open_control(config.database_path, maintenance.commands):
                 yield gateway
+
+
+def _tell_recovered(turns: int) -> None:
+    if turns:
+        logger.warning(
+            "the gateway ended while %d turns were under way: they are failed now",
+            turns,
+            extra=event("recovered", turns=turns),
+        )
 
 
 @asynccontextmanager
@@ -241,6 +253,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
         service.start_soon(services.observer.run)
+        show_state(services, gateway.turns)
         try:
             yield gateway
         finally:
@@ -248,11 +261,26 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
             await gateway.turns.close()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + services.config.commit_timeout):
                 await services.unrecorded.flush()
+            services.unrecorded.abandon()
             service.cancel_scope.cancel()
 
 
-def _open_store(config: Config) -> AbstractAsyncContextManager[SqliteStore]:
-    return open_sqlite_store(config.database_path, migration_backup=config.migration_backup)
+def show_state(services: Services, turns: Registry) -> None:
+    """Let operators see how much is under way, and what waits."""
+    show, admission, config = services.observer.show, services.admission, services.config
+    services.unrecorded.on_lost = services.observer.lost
+    slots, memory = config.max_concurrent_requests, config.max_held_bytes
+    show("live_turns", "Turns that run or are queued", lambda: len(turns))
+    show("queued_background_turns", "Background turns that wait", lambda: turns.queued)
+    show("unrecorded_endings", "Endings that the store could not take yet", lambda: len(services.unrecorded))
+    show("slots_in_use", "Requests at the model servers", lambda: slots - admission.slots)
+    show("held_bytes", "Bytes of bodies, histories and answers", lambda: memory - admission.bytes_left)
+
+
+def _open_store(config: Config, observer: Observer) -> AbstractAsyncContextManager[SqliteStore]:
+    return open_sqlite_store(
+        config.database_path, migration_backup=config.migration_backup, observe=observer.committed
+    )
 
 
 async def prune_expired(services: Services) -> None:

@@ -54,6 +54,8 @@ class Maintenance:
         self._store = store
         self._turns = turns
         self._unrecorded = unrecorded
+        # Where an erasure that was cancelled, or failed, has left items that nothing reaches.
+        self._begun: dict[int, int] = {}
 
     @property
     def commands(self) -> Mapping[str, Command]:
@@ -78,7 +80,12 @@ class Maintenance:
         if arguments.get("dry_run"):
             selection = await self._store.select(criteria)
             return self._report(selection.erased, dry_run=True)
+        await self._store.purge(Selection(cuts=self._begun.copy()))
         erased = await self._purge(criteria, progress)
+        self._begun.clear()
+        if self._turns is None:
+            # Nothing runs, so nothing continues what was deleted before.
+            await self._sweep()
         report = self._report(erased)
         report["traces"] = await self._remove_traces(arguments.get("rewrite"))
         return report
@@ -152,6 +159,7 @@ class Maintenance:
             if not found.responses and not found.conversations and not found.erased.items:
                 return erased
             selection = _both(selection, found)
+            self._begun |= selection.cuts
             await self._end_turns(criteria, selection)
             await self._purge_once(found, erased, progress)
             erased = _sum(erased, found.erased)

@@ -81,7 +81,9 @@ class Registry:
         call = await self._parse(body)
         if call.background:
             if self._in_background >= self._most_in_background:
-                raise TooManyRequests("Too many background responses are waiting. Please retry later.")
+                raise TooManyRequests(
+                    "Too many background responses are waiting. Please retry later.", "background"
+                )
             ticket.give_slot_back()
         kind = _kind_of(call)
         return kind(call, context, services, ticket.pop_all(), key=key, local=local, generates=generates)
@@ -103,6 +105,15 @@ class Registry:
             if time.perf_counter() - began > PARSING_SLICE:
                 await trio.lowlevel.checkpoint()
                 began = time.perf_counter()
+
+    def __len__(self) -> int:
+        """How many turns run, or wait in the background."""
+        return len(self._running)
+
+    @property
+    def queued(self) -> int:
+        """How many background turns wait."""
+        return max(self._in_background - self._services.background.borrowed_tokens, 0)
 
     async def run(self, turn: Turn) -> None:
         """Run a turn in the caller's task, which owns it. Cancellation: as for ``Turn.run``."""

@@ -210,6 +210,8 @@ class Turn:
             # A bug here must not cancel the other turns of the nursery. The log is closed without a
             # terminal event, so readers see a broken stream, never a false success.
             self._error = self._bug("did not end well")
+            if self.announced and self.call.store and not self.figures.stored:
+                self._services.observer.lost(self.id)
         finally:
             self._services.observer.turn(self.figures)
             self._head.set()

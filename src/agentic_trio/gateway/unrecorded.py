@@ -11,6 +11,8 @@ from agentic_trio.store.contract import StoreError
 from agentic_trio.wire.responses import unstored
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentic_trio.store.contract import Ending, Store
 
 T = TypeVar("T")
@@ -41,6 +43,10 @@ class Unrecorded:
         self._sizes: dict[str, int] = {}
         self._given_up: dict[str, str] = {}  # id -> owner
         self._wanted = trio.Event()
+        self.on_lost: Callable[[str], None] = lambda id: None
+
+    def __len__(self) -> int:
+        return len(self._endings)
 
     def keep(self, ending: Ending) -> None:
         """Keep an ending until it can be recorded."""
@@ -56,6 +62,7 @@ class Unrecorded:
     def _give_up(self, ending: Ending) -> None:
         self._drop(ending.id)
         self._given_up[ending.id] = ending.owner
+        self.on_lost(ending.id)
         if len(self._given_up) > MAX_GIVEN_UP:
             self._drop(next(iter(self._given_up)))
 
@@ -124,6 +131,11 @@ class Unrecorded:
                 await trio.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY)
                 await self.flush()
+
+    def abandon(self) -> None:
+        """Give up what is left: the process ends."""
+        for id in self._endings:
+            self.on_lost(id)
 
     async def flush(self) -> None:
         """Retry each ending once, first those given up. Each of the two rounds ends at the first refusal."""

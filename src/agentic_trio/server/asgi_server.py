@@ -75,6 +75,9 @@ async def serve_asgi(
         open_deadlines() as deadlines,
         open_inner_nursery() as connections,
     ):
+        server.observer.show(
+            "connections", "Clients that are connected", lambda: limits.max_connections - slots.value
+        )
         listeners, urls = open_listeners(config, deadlines, sockets)
         bounded = [BoundedListener(listener, slots, server) for listener in listeners]
         handler = _Handler(Application(app, config), server, limits, slots)

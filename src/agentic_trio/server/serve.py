@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.binding import UDS_UMASK, Binding, load_certificate, tls_context, unix_socket
 from agentic_trio.server.limits import ConnectionLimits
+from agentic_trio.server.metrics_port import open_metrics_port
 from agentic_trio.web.app import create_app
 
 if TYPE_CHECKING:
@@ -57,15 +58,13 @@ async def serve(
     Cancellation: connections are closed at once; turns are recorded as ``cancelled``.
     """
     check_exposure(gateway.config, authenticates=gateway.authenticator is not None)
-    with ExitStack() as stack:
-        if sockets is None:
-            sockets = stack.enter_context(bound(gateway.config))
+    with unix_socket(None if sockets else Binding.of(gateway.config).uds):
         await _serve(gateway, sockets, shutdown_trigger or trio.sleep_forever, task_status)
 
 
 async def _serve(
     gateway: Gateway,
-    sockets: Sockets,
+    sockets: Sockets | None,
     shutdown_trigger: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
@@ -74,7 +73,7 @@ async def _serve(
     settings = hypercorn_config(config, binding)
     if settings.certificates is not None:
         gateway.reloads.append(partial(load_certificate, settings.certificates))
-    async with open_inner_nursery() as nursery:
+    async with open_metrics_port(gateway.observer.metrics, config), open_inner_nursery() as nursery:
 
         async def told_to_stop() -> None:
             await shutdown_trigger()

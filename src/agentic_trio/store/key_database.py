@@ -150,6 +150,10 @@ _END = (
     "UPDATE key SET {column} = :at, change = (SELECT change FROM latest)"
     " WHERE id = :id AND ({column} IS NULL OR {column} > :at)"
 )
+_FORGET = (
+    "UPDATE key SET owner = '', name = '', upstream_key = NULL, revoked_at = coalesce(revoked_at, :at),"
+    " change = (SELECT change FROM latest) WHERE owner = :owner"
+)
 _REVOKE = _END.format(column="revoked_at")
 _EXPIRE = _END.format(column="expires_at")
 
@@ -223,6 +227,19 @@ class KeyDatabase:
         """Set what an owner may use."""
         with self._change() as db:
             db.execute(_SET_OWNER, owner._asdict())
+
+    def forget_owner(self, owner: str, at: int) -> int:
+        """Revoke an owner's keys and erase whose they were; returns how many there were.
+
+        The rows stay without owner and name, since gateways that run must learn that they are revoked.
+        """
+        with self._change() as db:
+            count = db.execute(_FORGET, {"owner": owner, "at": at}).rowcount
+            db.execute("DELETE FROM owner WHERE name = :owner", {"owner": owner})
+            db.execute("DELETE FROM usage WHERE owner = :owner", {"owner": owner})
+        with translated():
+            self._connection.execute("VACUUM")
+        return count
 
     def changes(self, since: int) -> Changes:
         """What has changed after a change; after 0, everything. One statement if nothing has.

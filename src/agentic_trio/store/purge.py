@@ -238,10 +238,21 @@ def delete_conversations(connection: sqlite3.Connection, threads: Sequence[int])
     return done
 
 
-def erase_thread(connection: sqlite3.Connection, thread: int, cut: int, limit: int) -> int:
-    """Erase a thread from a cut on, as far as nothing ends there; fewer rows than ``limit`` mean all."""
-    _leave_head(connection, thread, cut)
-    return erasure.sweep_thread(connection, thread, cut, limit)
+def erase_threads(
+    connection: sqlite3.Connection, cuts: Sequence[tuple[int, int]], limit: int
+) -> tuple[int, int]:
+    """Erase threads, each from its cut on, as far as nothing ends there.
+
+    Returns how many rows are gone, about ``limit`` at most, and how many of the threads are done.
+    """
+    erased = 0
+    for done, (thread, cut) in enumerate(cuts):
+        _leave_head(connection, thread, cut)
+        erased += erasure.sweep_thread(connection, thread, cut, limit - erased)
+        if erased >= limit:
+            # This one may not be done.
+            return erased, done
+    return erased, len(cuts)
 
 
 def _leave_head(connection: sqlite3.Connection, thread: int, cut: int) -> None:

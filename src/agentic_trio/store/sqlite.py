@@ -266,8 +266,13 @@ class SqliteStore:
         await self._delete(purge.delete_conversations, selection.conversations, progress)
         await self._delete(purge.delete_responses, selection.responses, progress)
         # A thread's children have larger numbers than it; when they are gone, nothing forks from it.
-        for thread in sorted(selection.cuts, reverse=True):
-            await self._erase_thread(thread, selection.cuts[thread], progress)
+        cuts = sorted(selection.cuts.items(), reverse=True)
+        done = 0
+        while done < len(cuts):
+            step = partial(purge.erase_threads, cuts=cuts[done : done + purge.STEP], limit=SWEEP_LIMIT)
+            erased, finished = await self.writer.write(step)
+            done += finished
+            progress(erased)
         self._swept = True
 
     async def _delete(
@@ -283,12 +288,6 @@ class SqliteStore:
         self, delete: Callable[[sqlite3.Connection, Sequence[int]], int], keys: Sequence[int]
     ) -> int:
         return await self.writer.write(lambda db: delete(db, keys))
-
-    async def _erase_thread(self, thread: int, cut: int, progress: Callable[[int], None]) -> None:
-        erased = SWEEP_LIMIT
-        while erased >= SWEEP_LIMIT:
-            erased = await self.writer.write(lambda db: purge.erase_thread(db, thread, cut, SWEEP_LIMIT))
-            progress(erased)
 
     async def compact(self) -> bool:
         return await self.writer.between(partial(_remove_traces, largest=math.inf))
@@ -417,6 +416,7 @@ async def open_sqlite_store(
     *,
     run_sync: RunSync = run_in_thread,
     busy_timeout: float = BUSY_TIMEOUT,
+    observe: Callable[[int, float], None] = lambda units, seconds: None,
     migration_backup: bool = True,
 ) -> AsyncIterator[SqliteStore]:
     """Open the store in a file, which is created or migrated as needed.
@@ -429,6 +429,7 @@ async def open_sqlite_store(
             a new store that is gone on exit.
         run_sync: how blocking work leaves the loop; inline in a deterministic simulation.
         busy_timeout: seconds to wait for another process that has locked the database.
+        observe: see ``Writer``.
         migration_backup: copy an older database to ``<path>.schema-<version>`` before it is migrated.
 
     Raises:
@@ -440,7 +441,7 @@ async def open_sqlite_store(
     database = await run_sync(partial(_Database, path, busy_timeout, migration_backup), limiter=limiter)
     try:
         readers = Readers(database.readers, run_sync)
-        writer = Writer(database.writer, run_sync=run_sync, check=database.check)
+        writer = Writer(database.writer, run_sync=run_sync, check=database.check, observe=observe)
         try:
             async with open_inner_nursery() as nursery:
                 nursery.start_soon(writer.run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
@@ -91,6 +92,7 @@ class Writer:
         connection: used by nobody else.
         run_sync: how work leaves the loop.
         check: raises StoreError if what was committed would not be found again.
+        observe: is told of each transaction how many units it had and how many seconds it took.
     """
 
     def __init__(
@@ -99,9 +101,11 @@ class Writer:
         *,
         run_sync: RunSync = run_in_thread,
         check: Callable[[], None] = lambda: None,
+        observe: Callable[[int, float], None] = lambda units, seconds: None,
     ) -> None:
         self._connection = connection
         self._check = check
+        self._observe = observe
         self.outage = Outage("be written to")
         self._run_sync = run_sync
         self._limiter = trio.CapacityLimiter(1)
@@ -153,6 +157,11 @@ class Writer:
             self.outage.failed(error)
             raise
 
+    @property
+    def waiting(self) -> int:
+        """How many units are queued now."""
+        return self._send.statistics().current_buffer_used
+
     async def _queue(self, unit: _Unit) -> None:
         try:
             # The caller is about to wait for its commit, so it needn't yield to others here.
@@ -193,6 +202,7 @@ class Writer:
     async def _write(self, batch: list[_Unit]) -> None:
         self.hops += 1
         self.units += len(batch)
+        began = perf_counter()
         try:
             await self._run_sync(lambda: self._commit(batch), limiter=self._limiter)
         except Exception as error:
@@ -200,6 +210,7 @@ class Writer:
             _fail(batch, error)
         else:
             self.batches += 1
+        self._observe(len(batch), perf_counter() - began)
         self._note(batch)
 
     def _commit(self, batch: list[_Unit]) -> None:

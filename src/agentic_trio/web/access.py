@@ -22,6 +22,7 @@ _RESPONSE_ID = re.compile(r"resp_[0-9a-f]{48}")
 
 def tell(request: RequestScope) -> None:
     """Tell the gateway's operators of a request that is over."""
+    request.end()
     request.gateway.observer.request(line_of(request), quiet=request.route in PROBES)
 
 

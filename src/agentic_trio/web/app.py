@@ -8,7 +8,7 @@ from quart import request
 from quart_cors import cors
 from werkzeug.exceptions import HTTPException
 
-from agentic_trio.web import conversations, docs, health, openapi, relay, responses
+from agentic_trio.web import conversations, docs, exposition, health, openapi, relay, responses
 from agentic_trio.web.callers import Callers
 from agentic_trio.web.dispatch import GatewayApp, refuse, this_request
 from agentic_trio.web.proxies import Proxies
@@ -41,6 +41,7 @@ def create_app(gateway: Gateway | None = None, *, listens: bool = True) -> Gatew
         relay.routes,
         health.routes,
         openapi.routes,
+        exposition.routes,
         docs.routes,
     ):
         app.register_blueprint(routes)
@@ -86,7 +87,9 @@ async def _authenticate_the_lost() -> None:
 
 
 async def _name_request(response: Response) -> Response:
-    response.headers["x-request-id"] = this_request().request_id
+    answered = this_request()
+    response.headers["x-request-id"] = answered.request_id
+    response.headers["server-timing"] = answered.timing().decode()
     return response
 
 

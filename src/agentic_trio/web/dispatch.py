@@ -113,8 +113,9 @@ def _admitted(handler: Handler, needed: Scope | None) -> Handler:
 def _view(handler: Handler) -> View:
     async def view(**variables: str) -> Response:
         request = this_request()
-        request.sent = await handler(request, **variables)
-        return request.sent.response()
+        reply = await handler(request, **variables)
+        request.begin(reply)
+        return reply.response()
 
     return view
 
@@ -175,8 +176,10 @@ class RequestNursery(TrioASGIHTTPConnection):
 
     async def _reply(self, reply: Reply, request: RequestScope, send: ASGISendCallable) -> None:
         reply.headers.append((b"x-request-id", request.request_id.encode()))
+        reply.headers.append((b"server-timing", request.timing()))
         request.started = True
-        request.status, request.sent = reply.status, reply
+        request.status = reply.status
+        request.begin(reply)
         try:
             await reply.send(send)
         except GatewayError as error:

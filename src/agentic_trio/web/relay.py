@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -82,9 +83,11 @@ async def relay(request: RequestScope, path: str, body: bytes) -> Reply:
         body,
         request.context,
     )
+    asked = perf_counter()
     answer = await request.stack.enter_async_context(call)
     reply_body = RelayBody(answer)
     await reply_body.begin()
+    request.model_seconds = perf_counter() - asked
     returned = to_client([(name.lower(), value) for name, value in answer.headers])
     if reply_body.is_event_stream:
         returned = [field for field in returned if field[0] != b"x-accel-buffering"]

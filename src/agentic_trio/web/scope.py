@@ -62,6 +62,7 @@ class RequestScope:
         response_id: of the response that it creates or names, if there is one.
         figures: those of the turn that it makes and owns.
         sent: the reply that was begun.
+        model_seconds: how long a relay waited for the beginning of its answer.
     """
 
     def __init__(
@@ -80,6 +81,9 @@ class RequestScope:
         self.response_id = ""
         self.figures: Figures | None = None
         self.sent: Reply | None = None
+        self.model_seconds = 0.0
+        self._ready = self.arrived
+        self._streams = False
         self.scope = scope
         self.gateway = gateway
         self.nursery = nursery
@@ -232,6 +236,7 @@ class RequestScope:
                 self.ticket.reserve(size - declared)
                 declared = size
         self.watch()
+        self._ready = perf_counter()
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         encoding = self.header(b"content-encoding")
         return body if encoding is None else await self._decoded(body, encoding, limit)
@@ -277,6 +282,37 @@ class RequestScope:
         """Whether the request's nursery, which is over, reached its deadline before the response began."""
         scope = self.nursery.cancel_scope
         return scope.cancelled_caught and not self.started and trio.current_time() >= scope.deadline
+
+    def begin(self, reply: Reply) -> None:
+        """The reply is about to be sent."""
+        self.sent = reply
+        if not self._streams and isinstance(reply.body, Chunks):
+            self._streams = True
+            self.gateway.observer.streams += 1
+
+    def end(self) -> None:
+        """The request is over."""
+        if self._streams:
+            self.gateway.observer.streams -= 1
+
+    def timing(self) -> bytes:
+        """``Server-Timing`` as of now: what the gateway itself took, and what it waited for, in milliseconds.
+
+        The time in which a client sends its body is nobody's.
+        """
+        figures = self.figures
+        if figures is None or not figures.called:
+            model = self.model_seconds
+            own = max(perf_counter() - self._ready - model, 0.0)
+            return b"gateway;dur=%.1f, model;dur=%.1f" % (own * 1e3, model * 1e3)
+        now = figures.clock()
+        model = (figures.answered or figures.head or now) - figures.called
+        return b"gateway;dur=%.1f, model;dur=%.1f, history;dur=%.1f, commit;dur=%.1f" % (
+            (now - figures.began - model) * 1e3,
+            model * 1e3,
+            figures.since(figures.history) * 1e3,
+            figures.commit * 1e3,
+        )
 
     @property
     def cut_by(self) -> GatewayError | None:
