@@ -80,7 +80,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([heading, "|" + "---|" * len(head), *lines])
 
 
-DOCUMENTS = {"docs/configuration.md": reference, "README.md": summary}
+DOCUMENTS = {"docs/configuration.md": reference, "docs/production.md": summary}
 
 
 def filled(text: str, tables: str) -> str:

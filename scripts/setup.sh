@@ -52,16 +52,18 @@ make_venv() {
     fi
 }
 
+# Installs packages, and shows how that goes where someone looks on.
 pip_install() {
-    local python
+    local python quiet=--quiet
+    [[ ! -t 2 ]] || quiet=
     if command -v uv >/dev/null; then
-        uv pip install --quiet --python "$venv/bin/python" --constraints "$lock" "$@"
+        uv pip install $quiet --python "$venv/bin/python" --constraints "$lock" "$@"
     elif "$venv/bin/python" -c 'import pip' 2>/dev/null; then
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$lock" "$@"
+        "$venv/bin/python" -m pip install $quiet --disable-pip-version-check --constraint "$lock" "$@"
     else
         python=$(find_python)
-        "$python" -m pip --python "$venv/bin/python" install --quiet --disable-pip-version-check --constraint "$lock" "$@"
-    fi
+        "$python" -m pip --python "$venv/bin/python" install $quiet --disable-pip-version-check --constraint "$lock" "$@"
+    fi || die "the packages could not be installed: is there a network? What is wrong stands above."
 }
 
 # setup [EXTRA...]: after it, .venv holds the package with at least these extras.
@@ -81,7 +83,7 @@ setup() {
         return
     fi
     local list; list=$(xargs <<<"$extras" | tr ' ' ',')
-    local size=; [[ $extras != *" local "* ]] || size=" (with the local model: 0.3 GB the first time)"
+    local size=; [[ $extras != *" local "* ]] || size=" (with the local model: 0.4 GB to fetch, 0.7 GB on the disk; a minute or two, once)"
     say "Installing agentic-trio${list:+[$list]} with $(command -v uv >/dev/null && echo uv || echo pip)$size"
     rm -f "$stamp"
     # The build backend too has the locked version, which an isolated build would not give it.

@@ -423,6 +423,44 @@ class Config:
         more="Addresses and networks, separated by commas; `unix` is whoever connects to a Unix socket, and "
         "`*` is anybody. What others send in these headers is ignored.",
     )
+    owner_turns_per_minute: int = setting(
+        0,
+        "--owner-turns-per-minute",
+        group=LIMITS,
+        reloads=True,
+        at_least=0,
+        unit="requests",
+        help="how many requests to the model server an owner may begin in any minute; 0 is no limit",
+        more="More are refused with 429. For one owner, `agentic-trio owners set` says otherwise.",
+    )
+    owner_turns_at_once: int = setting(
+        0,
+        "--owner-turns-at-once",
+        group=LIMITS,
+        reloads=True,
+        at_least=0,
+        unit="requests",
+        help="how many requests to the model server an owner may have at once; 0 is no limit",
+        more="More are refused with 429; background turns wait.",
+    )
+    owner_tokens_per_day: int = setting(
+        0,
+        "--owner-tokens-per-day",
+        group=LIMITS,
+        reloads=True,
+        at_least=0,
+        unit="tokens",
+        help="how many tokens an owner may use in a day of UTC, in and out; 0 is no limit",
+        more="Requests that begin later are refused with 429.",
+    )
+    cache_salt: bool = setting(
+        False,
+        "--cache-salt",
+        group=MODEL_SERVER,
+        help="keep the model server's prefix caches of different owners apart",
+        more="Each request has a `cache_salt` then, which vLLM knows. Otherwise an owner could find out by "
+        "timing what another has sent; with it, owners share no prompt's cache.",
+    )
     cors_allowed_origins: tuple[str, ...] = setting(
         (),
         "--cors-allowed-origins",

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def opened(issuer: Issuer, **config: Any) -> AsyncIterator[Authenticator]:
-    settings = {"auth": ("oidc",), "oidc_issuer": issuer.url, "oidc_audience": AUDIENCE} | config
+    settings = {
+        "db_url": "sqlite://:memory:",
+        "auth": ("oidc",),
+        "oidc_issuer": issuer.url,
+        "oidc_audience": AUDIENCE,
+    } | config
     async with open_authenticator(Config(**settings), time.time) as authenticator:
         assert authenticator is not None
         yield authenticator

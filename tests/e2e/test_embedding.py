@@ -259,6 +259,17 @@ async def test_what_to_include_is_one_of_openai_s(gateway: Gateway) -> None:
     assert refused.value.param == "include[0]"
 
 
+async def test_a_conversation_s_responses_are_deleted_with_it_where_that_is_asked_for(
+    gateway: Gateway,
+) -> None:
+    for responses in (False, True):
+        id = (await gateway.create_conversation())["id"]
+        response = await gateway.create_response({**ASK, "conversation": id})
+        await gateway.delete_conversation(id, responses=responses)
+        found = {each["id"] for each in (await gateway.list_responses())["data"]}
+        assert (response["id"] in found) is not responses
+
+
 @pytest.mark.parametrize("page", [{"limit": 0}, {"limit": 101}, {"order": "up"}, {"after": "x" * 300}])
 async def test_a_page_is_bounded_as_over_http(gateway: Gateway, page: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as refused:

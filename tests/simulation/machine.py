@@ -13,6 +13,7 @@ import trio
 
 from agentic_trio.gateway import retries
 from agentic_trio.gateway.admission import Admission
+from agentic_trio.gateway.fair_queue import FairQueue
 from agentic_trio.gateway.gateway import open_gateway_over
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.services import Services
@@ -176,7 +177,7 @@ class Machine:
                 admission=Admission(
                     max_requests=self.config.max_concurrent_requests, max_bytes=self.config.max_held_bytes
                 ),
-                background=trio.CapacityLimiter(self.config.max_background),
+                background=FairQueue(self.config.max_background),
                 mint=self.mint,
                 now=now,
                 clock=trio.current_time,
@@ -256,7 +257,7 @@ class Machine:
         return {
             "turns": len(gateway.turns._running),
             "background turns": gateway.turns._in_background,
-            "background slots": services.background.borrowed_tokens,
+            "background slots": services.background.borrowed,
             "locks": len(services.locks._locks),
             "keys": len(gateway.keys._locks),
             "admitted": self.config.max_concurrent_requests - gateway.admission.slots,

@@ -16,6 +16,7 @@ import trio
 from agentic_trio import Config
 from agentic_trio.context import RequestContext
 from agentic_trio.gateway.admission import Admission, Ticket
+from agentic_trio.gateway.fair_queue import FairQueue
 from agentic_trio.gateway.locks import Locks
 from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.turn import Turn
@@ -231,7 +232,7 @@ class Stage:
             locks=self.locks,
             unrecorded=Unrecorded(store),
             admission=Admission(max_requests=1000, max_bytes=Config(**config).max_held_bytes),
-            background=trio.CapacityLimiter(1),
+            background=FairQueue(1),
             mint=counted_ids(),
             now=lambda: NOW,
         )

@@ -818,7 +818,7 @@ async def test_a_wait_between_tries_counts_as_time_of_the_turn(autojump_clock: C
 async def test_a_background_turn_is_announced_as_queued_before_the_upstream_is_called() -> None:
     stage = Stage()
     turn = stage.turn(background=True)
-    async with stage.services.background, trio.open_nursery() as nursery:
+    async with stage.services.background.slot("another"), trio.open_nursery() as nursery:
         nursery.start_soon(turn.run)
         await turn.wait_head()
         assert json.loads(turn.snapshot())["status"] == "queued"

@@ -12,6 +12,7 @@ import trio
 from agentic_trio.auth.key_text import PREFIX
 from agentic_trio.auth.keyring import open_keyring
 from agentic_trio.auth.refusals import bad_credential, cannot_tell, no_credential
+from agentic_trio.config import IN_MEMORY
 from agentic_trio.context import Identity
 from agentic_trio.errors import ConfigError
 from agentic_trio.store.contract import StoreError
@@ -41,15 +42,22 @@ class Authenticator:
     """The ways in that a gateway has.
 
     Args:
-        keyring: its keys, if those are one.
+        keyring: the file of keys, and of what owners may use.
+        keys: whether keys are one of the ways.
         issuer: whose tokens are another, if there is one.
         authenticate: the program's own, which is asked about whatever is no key and no token.
     """
 
     def __init__(
-        self, keyring: Keyring | None, issuer: Issuer | None = None, authenticate: Authenticate | None = None
+        self,
+        keyring: Keyring | None,
+        issuer: Issuer | None = None,
+        authenticate: Authenticate | None = None,
+        *,
+        keys: bool = True,
     ) -> None:
         self.keyring = keyring
+        self._takes_keys = keys and keyring is not None
         self._issuer = issuer
         self._authenticate = authenticate
 
@@ -99,7 +107,7 @@ class Authenticator:
         return PREFIX.encode() in authorization or self._is_token(token)
 
     def _is_key(self, credential: bytes) -> bool:
-        return self.keyring is not None and credential.startswith(PREFIX.encode())
+        return self._takes_keys and credential.startswith(PREFIX.encode())
 
     def _is_token(self, credential: bytes) -> bool:
         return self._issuer is not None and credential.count(b".") == 2
@@ -135,14 +143,20 @@ async def open_authenticator(
         return
     async with AsyncExitStack() as stack:
         keyring = issuer = None
-        if "keys" in config.auth:
+        # It holds what owners may use and have used, too.
+        if "keys" in config.auth or (config.auth and has_keys_path(config)):
             try:
                 keyring = await stack.enter_async_context(open_keyring(config.keys_path, now))
             except StoreError as error:
                 raise ConfigError(f"the keys in {config.keys_path!r}: {error}") from error
         if "oidc" in config.auth:
             issuer = await _open_issuer(config, now, stack)
-        yield Authenticator(keyring, issuer, authenticate)
+        yield Authenticator(keyring, issuer, authenticate, keys="keys" in config.auth)
+
+
+def has_keys_path(config: Config) -> bool:
+    """Whether there is a place for the file of keys."""
+    return bool(config.keys_file) or config.database_path != IN_MEMORY
 
 
 async def _open_issuer(config: Config, now: Callable[[], float], stack: AsyncExitStack) -> Issuer:

@@ -18,12 +18,12 @@ from agentic_trio.auth.refusals import bad_credential, cannot_tell
 from agentic_trio.context import SCOPES, Identity, Limits
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import StoreError
-from agentic_trio.store.key_database import open_keys
+from agentic_trio.store.key_database import Usage, open_keys
 from agentic_trio.store.outage import Outage
 from agentic_trio.store.writer import RunSync, run_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from agentic_trio.store.key_database import KeyDatabase, KeyRow
 
@@ -42,6 +42,10 @@ CLOSE_GRACE = 5.0
 """Seconds that the last uses have to be recorded in."""
 
 HOUR = 3600
+DAY = 86_400
+
+USAGE_DAYS = 31
+"""Days for which it is kept how many tokens were used."""
 
 
 class Keyring:
@@ -157,6 +161,21 @@ class Keyring:
         except StoreError as error:
             self._outage.failed(error)
             self._unwritten = unwritten | self._unwritten
+
+    async def read_usage(self) -> list[Usage]:
+        """What was used today. Raises StoreError."""
+        return await self._run(partial(self._database.usage, int(self._now()) // DAY))
+
+    async def write_usage(self, used: Mapping[tuple[str, str, int], int]) -> bool:
+        """Add tokens, by owner, key and day, to what was used. False if that fails, which is logged."""
+        rows = [Usage(owner, key, day, tokens) for (owner, key, day), tokens in used.items()]
+        today = int(self._now()) // DAY
+        try:
+            await self._run(partial(self._database.add_usage, rows, keep_from=today - USAGE_DAYS))
+        except StoreError as error:
+            self._outage.failed(error)
+            return False
+        return True
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await self._run_sync(work, limiter=self._one_at_a_time)

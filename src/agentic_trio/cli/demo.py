@@ -246,7 +246,8 @@ class _Gateway:
 async def _run_gateway(base: str, database: str, *, task_status: trio.TaskStatus[_Gateway]) -> None:
     """Keep a gateway running until it is killed or this is cancelled."""
     command = [sys.executable, "-m", "agentic_trio", "serve", "--llm-api-base", base, "--db-url", database]
-    command += ["--host", "127.0.0.1", "--port", "0"]
+    # Its log would stand between the lines of the conversation.
+    command += ["--host", "127.0.0.1", "--port", "0", "--log-level", "error"]
     async with _child(command) as process:
         with trio.move_on_after(START_TIMEOUT):
             output = b""

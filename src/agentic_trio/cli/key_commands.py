@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentic_trio.auth.key_text import digest_of, make_key
+from agentic_trio.auth.keyring import DAY
 from agentic_trio.minting import mint_id
 from agentic_trio.store.contract import StoreError
-from agentic_trio.store.key_database import KeyRow, NoSuchKey, open_keys
+from agentic_trio.store.key_database import KeyRow, NoSuchKey, OwnerRow, open_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from agentic_trio.config import Config
     from agentic_trio.store.key_database import KeyDatabase
@@ -46,13 +48,11 @@ def show(config: Config, owner: str | None, *, as_json: bool) -> None:
     if as_json:
         _print_json([_described(row, now) for row in rows])
         return
-    table = [("ID", "OWNER", "NAME", "SCOPE", "STATE", "EXPIRES", "LAST USED")]
+    table = []
     for row in rows:
         ends, used = _day(row.expires_at), _day(row.last_used_at)
         table.append((row.id, row.owner, row.name, row.scope, _state(row, now), ends, used))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    _print_table(("ID", "OWNER", "NAME", "SCOPE", "STATE", "EXPIRES", "LAST USED"), table)
 
 
 def revoke(config: Config, id: str, *, as_json: bool) -> None:
@@ -88,6 +88,45 @@ def rotate(config: Config, id: str, grace: int, *, as_json: bool) -> None:
         )
         database.rotate(old.id, new, until=now + grace, at=now)
     _show_new(new, key, as_json=as_json)
+
+
+def set_owner(config: Config, owner: str, limits: tuple[int | None, ...], *, as_json: bool) -> None:
+    """Set what an owner may use."""
+    row = OwnerRow(owner, *limits)
+    with _opened(config) as database:
+        database.set_owner(row)
+    if as_json:
+        _print_json(row._asdict())
+    else:
+        shown = [f"{name} {value}" for name, value in row._asdict().items() if name != "name" and value]
+        click.echo(f"{owner}: {', '.join(shown) or 'as the settings say'}", err=True)
+
+
+def show_owners(config: Config, *, as_json: bool) -> None:
+    """Print what owners may use, and the tokens that they have used today."""
+    with _opened(config) as database:
+        rows = {row.name: row for row in database.owners()}
+        used: Counter[str] = Counter()
+        for each in database.usage(int(time.time()) // DAY):
+            used[each.owner] += each.tokens
+    found = [
+        {**rows.get(name, OwnerRow(name))._asdict(), "tokens_today": used[name]}
+        for name in sorted({*rows, *used})
+    ]
+    if as_json:
+        _print_json(found)
+        return
+    _print_table(
+        ("OWNER", "TURNS/MINUTE", "TURNS AT ONCE", "TOKENS/DAY", "TOKENS TODAY"),
+        [tuple("-" if value is None else str(value) for value in each.values()) for each in found],
+    )
+
+
+def _print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    table = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def read_upstream_key(path: str) -> str:

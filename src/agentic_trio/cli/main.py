@@ -71,6 +71,16 @@ def demo(url: str | None, model: str | None) -> None:
 command_line.add_command(db)
 
 
+LIMITS = [
+    click.Option(
+        ["--turns-per-minute"], type=click.IntRange(1), help="requests that may begin in any minute"
+    ),
+    click.Option(["--turns-at-once"], type=click.IntRange(1), help="requests that may run at once"),
+    click.Option(["--tokens-per-day"], type=click.IntRange(1), help="tokens in a day of UTC, in and out"),
+]
+"""What a key or an owner may use."""
+
+
 def _keeping(name: str) -> list[click.Parameter]:
     """The options that say where keys are kept, and how a command prints what it found."""
     settings = {field: SETTINGS[field] for field in ("db_url", "keys_file")}
@@ -83,7 +93,7 @@ def keys() -> None:
     """Say who may call a gateway with --auth keys, also while it runs."""
 
 
-@keys.command(cls=OnceCommand, params=_keeping("what is known of the key, and the key,"))
+@keys.command(cls=OnceCommand, params=[*LIMITS, *_keeping("what is known of the key, and the key,")])
 @click.option("--owner", required=True, type=Name(), help="whose state its requests see")
 @click.option("--name", default="", help="what it is for, so that it can be told from the owner's others")
 @click.option("--scope", type=click.Choice(SCOPES), default="write", show_default=True, help="what it may do")
@@ -99,6 +109,9 @@ def create(
     expires: int | None,
     upstream_key_file: str | None,
     client_upstream_key: bool,
+    turns_per_minute: int | None,
+    turns_at_once: int | None,
+    tokens_per_day: int | None,
     **flags: str | bool | None,
 ) -> None:
     """Make a key and print it. It is shown at no other time, and not stored."""
@@ -115,6 +128,9 @@ def create(
         expires_at=expires,
         upstream_key=key_commands.read_upstream_key(upstream_key_file) if upstream_key_file else None,
         brings_upstream_key=int(client_upstream_key),
+        turns_per_minute=turns_per_minute,
+        turns_at_once=turns_at_once,
+        tokens_per_day=tokens_per_day,
     )
 
 
@@ -177,6 +193,37 @@ def doctor(file: str | None, as_json: bool, no_inference: bool, **flags: str | b
     fine = run_doctor(lambda: Config.from_command(flags, file), infer=not no_inference, as_json=as_json)
     if not fine:
         raise SystemExit(1)
+
+
+@command_line.group()
+def owners() -> None:
+    """Say what an owner may use, all of its keys together, also while a gateway runs."""
+
+
+@owners.command("set", cls=OnceCommand, params=[*LIMITS, *_keeping("what was set")])
+@click.argument("owner", type=Name())
+def set_owner(
+    owner: str,
+    file: str | None,
+    as_json: bool,
+    turns_per_minute: int | None,
+    turns_at_once: int | None,
+    tokens_per_day: int | None,
+    **flags: str | bool | None,
+) -> None:
+    """Set what OWNER may use. What isn't given is as the settings say (--owner-turns-per-minute, ...)."""
+    from agentic_trio.cli import key_commands
+
+    limits = (turns_per_minute, turns_at_once, tokens_per_day)
+    key_commands.set_owner(Config.from_command(flags, file), owner, limits, as_json=as_json)
+
+
+@owners.command("list", cls=OnceCommand, params=_keeping("them"))
+def list_owners(file: str | None, as_json: bool, **flags: str | bool | None) -> None:
+    """List the owners that have limits of their own, or have used tokens today."""
+    from agentic_trio.cli import key_commands
+
+    key_commands.show_owners(Config.from_command(flags, file), as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from agentic_trio.cli.welcome import first_command, warm_up
 from agentic_trio.errors import ConfigError
 from agentic_trio.gateway.gateway import open_gateway
 from agentic_trio.net.nurseries import open_inner_nursery
@@ -108,9 +109,9 @@ _M_MMAP_THRESHOLD = -3
 async def _serve_local(
     config: Config, sockets: Sockets, log: RequestLog, reread: Callable[[], Config]
 ) -> None:
-    from agentic_trio.cli.local_model import LocalModelError, run_local_model
+    from agentic_trio.cli.local_model import MODEL, LocalModelError, run_local_model
 
-    print("Starting the local model (Gemma 3 270M on llama.cpp) ...", flush=True)
+    print("Starting the local model (Gemma 3 270M on llama.cpp): a few seconds ...", flush=True)
     async with open_inner_nursery() as nursery:
         try:
             base = await nursery.start(run_local_model)
@@ -118,12 +119,15 @@ async def _serve_local(
             raise ConfigError(str(error)) from error
         # llama.cpp closes a connection after a streamed answer without having said that it would.
         retries = max(config.upstream_retries, LOCAL_RETRIES)
-        await _serve(replace(config, llm_api_base=base, upstream_retries=retries), sockets, log, reread)
+        local = replace(config, llm_api_base=base, upstream_retries=retries)
+        await _serve(local, sockets, log, reread, warm=MODEL)
         nursery.cancel_scope.cancel()
 
 
-async def _serve(config: Config, sockets: Sockets, log: RequestLog, reread: Callable[[], Config]) -> None:
-    """Serve until SIGTERM or SIGINT has been obeyed."""
+async def _serve(
+    config: Config, sockets: Sockets, log: RequestLog, reread: Callable[[], Config], *, warm: str = ""
+) -> None:
+    """Serve until SIGTERM or SIGINT has been obeyed. ``warm``: the model to try first."""
     notifier = Notifier(os.environ)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with (
@@ -131,6 +135,8 @@ async def _serve(config: Config, sockets: Sockets, log: RequestLog, reread: Call
             open_inner_nursery() as nursery,
         ):
             told = trio.Event()
+            if warm:
+                await warm_up(gateway, warm)
             urls = await nursery.start(_until_served, gateway, sockets, told, nursery.cancel_scope)
             servers = config.upstream_origins
             behind = f"server is {servers[0]}" if len(servers) == 1 else f"servers are {', '.join(servers)}"
@@ -141,6 +147,14 @@ async def _serve(config: Config, sockets: Sockets, log: RequestLog, reread: Call
             nursery.start_soon(notifier.keep_watchdog)
             reload = partial(_reload, gateway, reread, notifier)
             nursery.start_soon(_obey, signals, told, nursery.cancel_scope, config, reload, notifier)
+            if warm or sys.stdout.isatty():
+                nursery.start_soon(_welcome, gateway, urls[0])
+
+
+async def _welcome(gateway: Gateway, url: str) -> None:
+    command = await first_command(gateway, url)
+    if command is not None:
+        print(f"Try it from another terminal:\n  {command}\nThe API: {url}/docs", flush=True)
 
 
 async def _until_served(

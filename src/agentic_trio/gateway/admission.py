@@ -7,7 +7,7 @@ takes a slot once the body is there, and hands the ticket to its turn, which kee
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable
 from agentic_trio.telemetry.edges import Overload
@@ -15,6 +15,7 @@ from agentic_trio.telemetry.edges import Overload
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +98,51 @@ class Admission:
         self.bytes_left -= size
 
 
+class Place(Protocol):
+    """What a request takes of its owner's quotas."""
+
+    def begin_now(self) -> None:
+        """Count it among those that run. Raises TooManyRequests if it can't be now."""
+
+    def begin(self) -> bool:
+        """Count it among those that run; False, and nothing, if it can't be now."""
+
+    def pause(self) -> None:
+        """Count it no longer: it waits, or is over."""
+
+    def use(self, tokens: int) -> None:
+        """Count tokens."""
+
+
 class Ticket:
     """What one request has taken. Leaving its block, or ``close``, gives all of it back."""
 
-    __slots__ = ("_admission", "_counted", "_has_slot", "_reserved")
+    __slots__ = ("_admission", "_counted", "_has_slot", "_place", "_reserved")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._has_slot = False
+        self._place: Place | None = None
         self._reserved = 0
         self._counted = 0
+
+    def take_place(self, place: Place) -> None:
+        """Take over what a request takes of its owner's quotas."""
+        self._place = place
+
+    def begin_now(self) -> None:
+        """Count a request among those of its owner that run. Raises TooManyRequests if it can't be now."""
+        if self._place is not None:
+            self._place.begin_now()
+
+    def begin(self) -> bool:
+        """Count a request that waited among those of its owner that run; False if it has to wait on."""
+        return self._place is None or self._place.begin()
+
+    def use(self, tokens: int) -> None:
+        """Count tokens against the owner's quotas."""
+        if self._place is not None:
+            self._place.use(tokens)
 
     def take_slot(self) -> None:
         """Take a slot at the model server; a ticket has one at most. Raises TooManyRequests."""
@@ -120,6 +156,8 @@ class Ticket:
         if self._has_slot:
             self._has_slot = False
             self._admission.slots += 1
+        if self._place is not None:
+            self._place.pause()
 
     def reserve(self, size: int) -> None:
         """Reserve memory for ``size`` more bytes.
@@ -148,6 +186,7 @@ class Ticket:
         """Move everything to a new ticket: whoever has that one gives it back."""
         moved = Ticket(self._admission)
         moved._has_slot, moved._reserved, moved._counted = self._has_slot, self._reserved, self._counted
+        moved._place, self._place = self._place, None
         self._has_slot, self._reserved, self._counted = False, 0, 0
         return moved
 

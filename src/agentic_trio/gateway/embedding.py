@@ -291,10 +291,16 @@ class Embedding:
         body = msgspec.json.encode({"metadata": metadata})
         return cast("Conversation", decode_object(await self.conversations.update(context.owner, id, body)))
 
-    async def delete_conversation(self, id: str, *, context: CallContext = OWN) -> DeletedConversation:
-        """Forget a conversation: ``DELETE /v1/conversations/{id}``. Its responses stay."""
+    async def delete_conversation(
+        self, id: str, *, responses: bool = False, context: CallContext = OWN
+    ) -> DeletedConversation:
+        """Forget a conversation: ``DELETE /v1/conversations/{id}``.
+
+        Its responses stay, unless ``responses`` says otherwise.
+        """
         self._check_open()
-        return cast("DeletedConversation", decode_object(await self.conversations.delete(context.owner, id)))
+        delete = self.conversations.delete_with_responses if responses else self.conversations.delete
+        return cast("DeletedConversation", decode_object(await delete(context.owner, id)))
 
     async def list_conversations(
         self,

@@ -20,6 +20,7 @@ from agentic_trio.gateway.control import open_control
 from agentic_trio.gateway.conversations import Conversations
 from agentic_trio.gateway.counting import Counting
 from agentic_trio.gateway.embedding import Embedding
+from agentic_trio.gateway.fair_queue import FairQueue
 from agentic_trio.gateway.idempotency import KEY_WAIT, key_in_use
 from agentic_trio.gateway.keys import open_sealing
 from agentic_trio.gateway.locks import Locks
@@ -29,6 +30,7 @@ from agentic_trio.gateway.responses import Responses
 from agentic_trio.gateway.services import Services
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.gateway.unrecorded import Unrecorded
+from agentic_trio.gateway.usage import default_limits, keep_usage, open_quotas, write_usage
 from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.store.contract import SWEEP_LIMIT, StoreError
@@ -69,6 +71,7 @@ class Gateway(Embedding):
         upstream: the model server, or several.
         admission: the bounds on requests and on the memory that they take.
         hosted: the types of tools that are run here.
+        quotas: what owners and keys may use; None where that is without bounds.
         authenticator: finds out who a request comes from; None where nobody has to say.
         turns: those that run, and new ones.
         seals: whether reasoning can be sealed for clients.
@@ -88,6 +91,7 @@ class Gateway(Embedding):
         self.admission = services.admission
         self.hosted = services.hosted
         self.authenticator = services.authenticator
+        self.quotas = services.quotas
         self.turns = Registry(services, service)
         self.seals = services.sealing is not None
         self.keys = Locks(KEY_WAIT, key_in_use)
@@ -103,6 +107,9 @@ class Gateway(Embedding):
             strict=services.config.strict_parameters,
         )
         self.reloads: list[Callable[[Config], None]] = []
+        if self.quotas is not None:
+            self.quotas.freed = services.background.wake
+            self.reloads.append(self._set_limits)
         self.closed = False
         self.observer = services.observer
         self._services = services
@@ -113,6 +120,10 @@ class Gateway(Embedding):
     def own_context(self) -> RequestContext:
         """The context of the program that embeds the gateway."""
         return RequestContext(authorization=bearer(self.config.openai_api_key))
+
+    def _set_limits(self, config: Config) -> None:
+        if self.quotas is not None:
+            self.quotas.defaults = default_limits(config)
 
     def reload(self, config: Config) -> None:
         """Take the settings of another configuration that a running gateway can change; log the others."""
@@ -194,7 +205,8 @@ async def open_gateway(
             locks=Locks(config.conversation_wait),
             unrecorded=Unrecorded(store),
             admission=Admission(max_requests=config.max_concurrent_requests, max_bytes=config.max_held_bytes),
-            background=trio.CapacityLimiter(config.max_background),
+            background=FairQueue(config.max_background),
+            quotas=await open_quotas(config, authenticator, time.time),
             mint=mint_id,
             now=time.time,
             observer=observer,
@@ -249,6 +261,8 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
     async with open_inner_nursery() as service:
         gateway = Gateway(services, service)
         service.start_soon(services.unrecorded.run)
+        if services.quotas is not None:
+            service.start_soon(keep_usage, services)
         service.start_soon(prune_expired, services)
         service.start_soon(sweep_deleted, services, gateway.turns)
         service.start_soon(gateway.turns.wake_quiet)
@@ -261,6 +275,7 @@ async def open_gateway_over(services: Services) -> AsyncIterator[Gateway]:
             await gateway.turns.close()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + services.config.commit_timeout):
                 await services.unrecorded.flush()
+                await write_usage(services)
             services.unrecorded.abandon()
             service.cancel_scope.cancel()
 

@@ -80,13 +80,23 @@ class Registry:
         services = self._services
         call = await self._parse(body)
         if call.background:
-            if self._in_background >= self._most_in_background:
+            if self._in_background >= self._most_in_background or not self._has_share(context.owner):
                 raise TooManyRequests(
                     "Too many background responses are waiting. Please retry later.", "background"
                 )
             ticket.give_slot_back()
+        else:
+            ticket.begin_now()
         kind = _kind_of(call)
         return kind(call, context, services, ticket.pop_all(), key=key, local=local, generates=generates)
+
+    def _has_share(self, owner: str) -> bool:
+        """Whether another background turn of an owner may wait: fewer of its wait than there is room for yet.
+
+        So one owner can't fill the queue alone. There is no owner where nobody has to say who they are.
+        """
+        left = self._most_in_background - self._in_background
+        return not owner or self._services.background.waiting(owner) < left
 
     async def _parse(self, body: bytes) -> CreateResponse:
         """Parse a body; a large one in slices, between which other tasks get their turn."""
@@ -113,7 +123,7 @@ class Registry:
     @property
     def queued(self) -> int:
         """How many background turns wait."""
-        return max(self._in_background - self._services.background.borrowed_tokens, 0)
+        return max(self._in_background - self._services.background.borrowed, 0)
 
     async def run(self, turn: Turn) -> None:
         """Run a turn in the caller's task, which owns it. Cancellation: as for ``Turn.run``."""

@@ -12,12 +12,12 @@ from agentic_trio.telemetry.observer import Observer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import trio
-
     from agentic_trio.auth.authenticator import Authenticator
     from agentic_trio.config import Config
     from agentic_trio.gateway.admission import Admission
+    from agentic_trio.gateway.fair_queue import FairQueue
     from agentic_trio.gateway.locks import Locks
+    from agentic_trio.gateway.quotas import Quotas
     from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Store
     from agentic_trio.tools.mcp_servers import ToolServers
@@ -54,6 +54,7 @@ class Services:
         tools: the MCP servers that requests may use; None if there are none.
         clock: seconds from any beginning, for the figures of turns.
         observer: what operators see.
+        quotas: what owners and keys may use; None where that is without bounds.
         authenticator: finds out who a request comes from; None where nobody has to say.
         sealing: seals what clients carry; None where that can't be done.
         rendering: whether the model server renders requests to tokens.
@@ -65,12 +66,13 @@ class Services:
     admission: Admission
     locks: Locks
     unrecorded: Unrecorded
-    background: trio.CapacityLimiter
+    background: FairQueue
     mint: MintId
     now: Callable[[], float]
     clock: Callable[[], float] = perf_counter
     observer: Observer = field(default_factory=Observer)
     authenticator: Authenticator | None = None
+    quotas: Quotas | None = None
     tools: ToolServers | None = None
     sealing: Sealing | None = None
     rendering: Rendering = field(default_factory=Rendering)

@@ -12,6 +12,7 @@ import trio
 
 from agentic_trio.errors import GatewayError, ServiceUnavailable, TurnTimeout, UpstreamError
 from agentic_trio.gateway.log import MAX_LOG_BYTES, EventLog
+from agentic_trio.gateway.quotas import BYTES_PER_TOKEN
 from agentic_trio.gateway.recording import Recording, Row
 from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
@@ -20,6 +21,7 @@ from agentic_trio.store.contract import APPENDING, History
 from agentic_trio.telemetry.figures import Figures
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.affinity import Affinity
+from agentic_trio.wire.cache_salt import salt_of
 from agentic_trio.wire.compaction import last_compaction
 from agentic_trio.wire.items import opened_calls
 from agentic_trio.wire.responses import Snapshot, with_output
@@ -256,7 +258,7 @@ class Turn:
         queued = self._response.queue()
         await self.recording.announce(self._response)
         self._tell(queued)
-        async with self._services.background:
+        async with self._services.background.slot(self.owner, self._ticket.begin):
             self._log(self._response.begin())
             await self._call_upstream()
 
@@ -299,6 +301,8 @@ class Turn:
     def _ask(
         self, items: Sequence[bytes], affinity: Affinity, changed: Members | None
     ) -> AbstractAsyncContextManager[Answer]:
+        if self._services.config.cache_salt:
+            changed = {**(changed or {}), "cache_salt": b'"%b"' % salt_of(self.owner)}
         # The body has no name here: it is the history's size, and gone once it is sent.
         return self._services.upstream.stream(
             self.call.upstream_body(items, stream=self.call.stream, seal=self._seal, changed=changed),
@@ -393,6 +397,18 @@ class Turn:
         ending = "refused" if refused and snapshot.status == "failed" else snapshot.status
         code = (snapshot.error or {}).get("code") if error is None else error.code or error.type
         self.figures.end(ending, code, snapshot.usage)
+        if self._progress is Call.ACCEPTED or snapshot.status == "cancelled":
+            self._ticket.use(
+                self.figures.input_tokens + self.figures.output_tokens or self._estimated_tokens()
+            )
+
+    def _estimated_tokens(self) -> int:
+        """About as many as a turn has used that was cut off before the model server has counted them."""
+        if self._progress is Call.NOT_MADE:
+            return 0
+        given = sum(map(len, self.recording.context.items()))
+        made = sum(len(item.data) for item in self._response.items)
+        return (given + made) // BYTES_PER_TOKEN
 
     def _leaves_a_row(self) -> bool:
         """See the table above. A refused request is no turn."""

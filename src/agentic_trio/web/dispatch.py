@@ -105,7 +105,7 @@ def _admitted(handler: Handler, needed: Scope | None) -> Handler:
 
     async def admit(request: RequestScope, **variables: str) -> Reply:
         await request.admit(needed)
-        return await handler(request, **variables)
+        return request.limited(await handler(request, **variables))
 
     return admit
 

@@ -11,7 +11,9 @@ import trio
 from agentic_trio.errors import NotFound
 from agentic_trio.web.dispatch import Routes
 from agentic_trio.web.forwarding import to_client
+from agentic_trio.web.metering import Meter
 from agentic_trio.web.reply import Chunks, Reply
+from agentic_trio.wire.cache_salt import salted
 
 if TYPE_CHECKING:
     from agentic_trio.upstream.answer import Answer
@@ -30,6 +32,9 @@ PATHS = (
 )
 """What is posted to the model server and never looked into."""
 
+SALTED = frozenset({"/v1/responses", "/v1/chat/completions", "/v1/completions"})
+"""Where vLLM takes a ``cache_salt``."""
+
 
 def _relays(handler: Handler) -> Handler:
     for path in PATHS:
@@ -40,7 +45,12 @@ def _relays(handler: Handler) -> Handler:
 @_relays
 async def relay_as_is(request: RequestScope) -> Reply:
     """Relay to the same path upstream."""
-    request.gateway.admission.check()
+    request.begin_turn()
+    request.ticket.begin_now()
+    return await _relay_as_is(request)
+
+
+async def _relay_as_is(request: RequestScope) -> Reply:
     body = await request.body()
     request.ticket.take_slot()
     return await relay(request, request.scope["raw_path"].decode("ascii"), body)
@@ -56,7 +66,9 @@ async def relay_models(request: RequestScope, model: str = "") -> Reply:
     """
     if not {".", ".."}.isdisjoint(model.replace("\\", "/").split("/")):
         raise NotFound(f"Invalid URL ({request.where})", code="unknown_url")
-    return await relay_as_is(request)
+    # It asks for no tokens, so it counts against no quota.
+    request.gateway.admission.check()
+    return await _relay_as_is(request)
 
 
 async def relay(request: RequestScope, path: str, body: bytes) -> Reply:
@@ -71,9 +83,14 @@ async def relay(request: RequestScope, path: str, body: bytes) -> Reply:
     """
     timeout = request.gateway.config.turn_timeout
     request.nursery.cancel_scope.deadline = trio.current_time() + timeout
-    headers = list(request.context.headers)
-    # The bytes go back as they come, so the upstream may only use an encoding that the client takes.
-    headers.append((b"accept-encoding", (request.header(b"accept-encoding") or "identity").encode("latin-1")))
+    context = request.context
+    if request.gateway.config.cache_salt and path in SALTED:
+        body = salted(body, context.owner)
+    headers = list(context.headers)
+    # The bytes go back as they come, so the upstream may only use an encoding that the client takes; and none
+    # if they are to be looked into.
+    encodings = None if request.place is not None else request.header(b"accept-encoding")
+    headers.append((b"accept-encoding", (encodings or "identity").encode("latin-1")))
     method = request.scope["method"]
     call = request.gateway.upstream.forward(
         "GET" if method == "HEAD" else method,
@@ -85,7 +102,7 @@ async def relay(request: RequestScope, path: str, body: bytes) -> Reply:
     )
     asked = perf_counter()
     answer = await request.stack.enter_async_context(call)
-    reply_body = RelayBody(answer)
+    reply_body = RelayBody(answer, _meter(request, answer, len(body)))
     await reply_body.begin()
     request.model_seconds = perf_counter() - asked
     returned = to_client([(name.lower(), value) for name, value in answer.headers])
@@ -95,6 +112,15 @@ async def relay(request: RequestScope, path: str, body: bytes) -> Reply:
     return Reply(reply_body, answer.status, returned)
 
 
+def _meter(request: RequestScope, answer: Answer, asked: int) -> Meter | None:
+    """What counts the tokens of an answer, when the request is over; None if nobody wants to know."""
+    if request.place is None or answer.status != 200:
+        return None
+    meter = Meter(request.place, asked)
+    request.stack.callback(meter.finish)
+    return meter
+
+
 class RelayBody(Chunks):
     """The upstream's chunks. If they break off, so does the answer: the client must not take it for whole.
 
@@ -102,8 +128,9 @@ class RelayBody(Chunks):
         is_event_stream: whether a first event may be long in coming.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, meter: Meter | None = None) -> None:
         self._chunks = answer.chunks
+        self._meter = meter
         self._first: list[bytes] = []
         self._send_nowait: SendNowait | None = None
         self.is_event_stream = answer.is_event_stream
@@ -124,14 +151,18 @@ class RelayBody(Chunks):
         return not self._first and self._chunks.ended
 
     def attach(self, send_nowait: SendNowait) -> None:
-        if self.is_event_stream:
+        # What is metered has to be seen.
+        if self.is_event_stream and self._meter is None:
             self._send_nowait = send_nowait
 
     async def __anext__(self) -> bytes:
+        if self._send_nowait is None:
+            chunk = self._first.pop() if self._first else await anext(self._chunks)
+            if self._meter is not None:
+                self._meter.feed(chunk)
+            return chunk
         if self._first:
             return self._first.pop()
-        if self._send_nowait is None:
-            return await anext(self._chunks)
         await self._chunks.follow(self._send_nowait)
         if self._chunks.ended:
             raise StopAsyncIteration

@@ -45,11 +45,12 @@ async def create_response(request: RequestScope) -> Reply:
     is to outlive its client runs in the gateway's service nursery instead; the choice is made here, once.
     """
     gateway = request.gateway
-    gateway.admission.check()
+    request.begin_turn()
     finishes = outlives(request)
     body = await request.body()
     request.ticket.take_slot()
     if _is_relayed(gateway, body):
+        request.ticket.begin_now()
         return await relay(request, "/v1/responses", body)
     if name := request.header(b"idempotency-key"):
         begun = await _once(request, body, name)

@@ -319,7 +319,7 @@ class _Socket:
         self, request: RequestScope, message: ClientMessage, ticket: Ticket, local: History | None
     ) -> Turn:
         gateway = self._gateway
-        gateway.admission.check()
+        request.begin_turn(ticket)
         finishes = outlives(request)
         ticket.take_slot()
         turn = await gateway.turns.new(

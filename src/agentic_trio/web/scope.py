@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agentic_trio.context import Identity, Scope
     from agentic_trio.errors import GatewayError
     from agentic_trio.gateway.gateway import Gateway
+    from agentic_trio.gateway.quotas import Place
     from agentic_trio.telemetry.figures import Figures
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -53,6 +54,7 @@ class RequestScope:
         nursery: its tasks are cancelled when the client leaves, until the last byte is on its way.
         stack: leaves its contexts when the request is over, before a refusal is sent.
         ticket: the request's slot and memory, until a turn takes them over.
+        place: what the request takes of its owner's quotas, once it has begun.
         started: whether the response has begun, so that its status can't be another.
         arrived: when its head was there, in seconds of ``time.perf_counter``.
         route: the route that serves it, with the names of its variables; empty if none does.
@@ -97,6 +99,7 @@ class RequestScope:
         self._request_id: str | None = None
         self._identity: Identity | None = None
         self._context: RequestContext | None = None
+        self.place: Place | None = None
         self._first: dict[bytes, bytes] | None = None
         self.started = False
         self._answered = False
@@ -151,6 +154,31 @@ class RequestScope:
         await self.authenticate()
         if self._identity is not None and not self._identity.may(scope):
             raise missing_scope(scope)
+
+    def begin_turn(self, ticket: Ticket | None = None) -> None:
+        """Let a request to the model server in, before its body is read.
+
+        Args:
+            ticket: what the request has taken, if that isn't its own ticket.
+
+        Raises:
+            TooManyRequests: there is no slot, or its owner or its key has used up what it may.
+            ServiceUnavailable: the server is shutting down.
+        """
+        self.gateway.admission.check()
+        quotas = self.gateway.quotas
+        if quotas is not None:
+            self.place = quotas.enter(self.context.identity)
+            if self.place is not None:
+                (ticket or self.ticket).take_place(self.place)
+
+    def limited(self, reply: Reply) -> Reply:
+        """A reply that says what its owner may use yet, if that is bounded."""
+        if self.place is not None and self.gateway.quotas is not None:
+            own = self.gateway.quotas.headers(self.place.standings)
+            reply.headers = [field for field in reply.headers if not field[0].startswith(b"x-ratelimit-")]
+            reply.headers += [(name.encode(), value.encode()) for name, value in own.items()]
+        return reply
 
     @property
     def context(self) -> RequestContext:
