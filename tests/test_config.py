@@ -529,3 +529,57 @@ def test_the_log_says_nothing_of_defaults_and_flags(caplog: pytest.LogCaptureFix
     caplog.set_level(logging.INFO)
     log_sources(Config.from_command({"port": "1"}, None, {}))
     assert not caplog.messages
+
+
+# --------------------------------------------------------------------------- tools
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        SECRET,
+        f"calc:http://host/{SECRET}",
+        f"1calc=http://host/{SECRET}",
+        f"ca lc=http://host/{SECRET}",
+        f"{'x' * 65}=http://host/{SECRET}",
+        f"calc=ftp://host/{SECRET}",
+        f"calc=http://host:0/{SECRET}",
+        f"calc=http://host:x/{SECRET}",
+        f"calc=http:///{SECRET}",
+        f"calc=http://ho st/{SECRET}",
+        f"calc=http://host/\n{SECRET}",
+        "calc=",
+    ],
+)
+def test_an_mcp_server_must_have_a_label_and_a_url(server: str) -> None:
+    assert "mcp_servers" in refused(mcp_servers=(server,))
+
+
+def test_two_mcp_servers_must_have_two_labels() -> None:
+    assert "'calc'" in refused(mcp_servers=("calc=http://a", f"calc=http://b/{SECRET}"))
+
+
+@pytest.mark.parametrize(
+    "token", [SECRET, f"calc={SECRET}\nx: y", f"calc={SECRET}é", f"calc:a b={SECRET}", f"={SECRET}", "calc="]
+)
+def test_a_token_must_fit_into_a_header(token: str) -> None:
+    assert "mcp_tokens" in refused(mcp_tokens=(token,))
+
+
+@pytest.mark.parametrize(
+    "host", ["http://host", "me@host", "host/path", "host:x", "host:0", "", "ho st", "é.example"]
+)
+def test_an_allowed_mcp_host_must_be_one(host: str) -> None:
+    assert "mcp_allow_hosts" in refused(mcp_allow_hosts=(host,))
+
+
+def test_a_configuration_shows_no_secret_of_a_tool() -> None:
+    config = Config(mcp_servers=(f"calc=http://host/?key={SECRET}",), mcp_tokens=(f"calc={SECRET}",))
+    assert SECRET not in repr(config)
+
+
+def test_tools_are_configured_by_a_file_of_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"a={SECRET}\nb:x-key={SECRET}\n")
+    config = Config.from_env({"AGENTIC_TRIO_MCP_TOKENS_FILE": str(file)})
+    assert config.mcp_tokens == (f"a={SECRET}", f"b:x-key={SECRET}")

@@ -240,6 +240,7 @@ def _check_mcp_hosts(hosts: tuple[str, ...]) -> str | None:
             parts = urlsplit(f"//{each}")
             wrong = (
                 not each.isascii()
+                or " " in each
                 or not each.isprintable()
                 or parts.netloc != each
                 or "@" in each

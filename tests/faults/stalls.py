@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -43,11 +44,18 @@ class StepProbe(trio.abc.Instrument):
 
 @contextmanager
 def no_stall() -> Iterator[StepProbe]:
-    """Fail if a step of the block takes longer than it may."""
+    """Fail if a step of the block takes longer than it may.
+
+    What other tests have left in memory is kept from the collector, which would look through all of it in
+    some step of this one.
+    """
     probe = StepProbe()
+    gc.collect()
+    gc.freeze()
     trio.lowlevel.add_instrument(probe)
     try:
         yield probe
     finally:
         trio.lowlevel.remove_instrument(probe)
+        gc.unfreeze()
     assert probe.longest < LONGEST_STEP, f"{probe.where} took {probe.longest:.3f} s in one step"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,11 @@ class Client:
         if request.body is None:
             return request_bytes(request.method, request.target, request.headers, None)
         headers = request.headers | {"content-type": "application/json"}
-        return request_bytes(request.method, request.target, headers, json.dumps(request.body).encode())
+        body = json.dumps(request.body).encode()
+        if request.number % 7 == 3:
+            headers["content-encoding"] = "gzip"
+            body = gzip.compress(body, mtime=0)
+        return request_bytes(request.method, request.target, headers, body)
 
     async def _talk(self, request: Request, end: End, answer: ResponseReader, leave: Leave) -> None:
         wire = self._wire(request)

@@ -34,6 +34,8 @@ TERMINAL = tuple(b"event: response.%b\n" % name for name in (b"completed", b"inc
 
 EXPECTED_LOGS = (
     "the store failed",
+    "the store can't",
+    "the store still can't",
     "turn %s could not be recorded",
     "turn %s was not recorded in time",
     "turn %s could not be withdrawn",
@@ -270,11 +272,22 @@ class Judge:
                 except (RuleBroken, ValueError) as broken:
                     self.found("an error has OpenAI's form", f"{where} {broken}")
                     continue
+                self._words(request, str(error["message"]), where)
                 if not justified(self, request, error):
                     self.found("nothing is refused without a cause", f"{where} {error}")
             elif request.broken and not request.left and not may_break(self, request):
                 self.found("no answer is cut without a cause", where)
             self._duration(request, where)
+
+    def _words(self, request: Request, message: str, where: str) -> None:
+        """What the model server complains of is what its client is told, if nothing else went wrong."""
+        calls = self.siblings(request)
+        if calls and calls[-1].complaint and not self.store_failed() and not self._interrupted():
+            told = calls[-1].complaint in message
+            self.require(told, "an error with status 200 keeps its words", f"{where}: {message}")
+
+    def _interrupted(self) -> bool:
+        return bool(self.record.crashes) or self.stopped()
 
     def _relayed(self, request: Request, where: str) -> None:
         """What needs no state comes back as the model server said it, and breaks off when that does."""
@@ -343,6 +356,8 @@ class Judge:
             return
         held = not text or any(call.said.startswith(text) for call in calls)
         self.require(held, "part of an answer is the model's", shown)
+        if status == "failed":
+            self._words(self.made_by[id][0], response["error"]["message"], where)
         cause = self._failed(id, calls) if status == "failed" else self._cancelled(id, calls)
         self.require(cause, f"nothing is {status} without a cause", shown)
 

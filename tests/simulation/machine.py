@@ -6,7 +6,7 @@ import itertools
 import sqlite3
 from contextlib import AsyncExitStack, contextmanager
 from random import Random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from unittest.mock import patch
 
 import trio
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EPOCH = 1_800_000_000
+MANY_PAGES = 1_000_000
 
 _numbers = itertools.count()
 _listeners: dict[str, Listener] = {}
@@ -129,6 +130,9 @@ class Machine:
         self._pump: Pump
         self._opener: trio.CapacityLimiter | None = None
         self._writer: trio.CapacityLimiter | None = None
+        self._removed: bytes | None = None
+        self._files: Any
+        self._connection: sqlite3.Connection
         self._uri = f"file:/simulation-{next(_numbers)}?vfs=memdb"
         self._keeper = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
         if database is not None:
@@ -148,7 +152,7 @@ class Machine:
             finally:
                 self._note("machine is over")
                 if not self.dead:
-                    self.database = self._keeper.serialize()
+                    self.database = self._left_on_disk()
                 self._keeper.close()
                 self.over_at = trio.current_time()
                 self.over.set()
@@ -186,6 +190,8 @@ class Machine:
             self.gateway = await stack.enter_async_context(open_gateway_over(self.services))
             _listeners[f"{self.config.host}:{self.config.port}"] = self._listener
             self._writer = store.writer._limiter
+            self._connection = store.writer._connection
+            self._files = store.writer._check.__self__
             self._tasks = len(self.gateway.turns._service.child_tasks)
             self._note(f"machine {self.number} is up")
             self.up.set()
@@ -211,7 +217,12 @@ class Machine:
                     raise (
                         sqlite3.OperationalError("disk I/O error") if write else StoreError("disk I/O error")
                     )
-                result = work()
+                try:
+                    result = work()
+                except (sqlite3.Error, StoreError):
+                    if write:
+                        self.record.store_faults.append((self.record.tick, self.record.now()))
+                    raise
                 if write:
                     self._note("store wrote")
                 await self._pause(seconds if kind == "hangs after" else 0.0)
@@ -284,11 +295,43 @@ class Machine:
         self.record.crashes.append(self.record.tick)
         self.record.fault("crash")
         self.dead = True
-        self.database = self._keeper.serialize()
+        self.database = self._left_on_disk()
         self.gone.set()
         for end in self._ends:
             end.reset()
         self._scope.cancel()
+
+    @property
+    def serves(self) -> bool:
+        """Whether it has a database now."""
+        return self.up.is_set() and not self.dead and not self.stop.is_set()
+
+    def fill_disk(self) -> None:
+        """Leave room on the disk for a few pages."""
+        self._fault("disk almost full")
+        pages = self._keeper.execute("PRAGMA page_count").fetchone()[0]
+        self._connection.execute(f"PRAGMA max_page_count = {pages + self._random.randint(0, 3)}")
+
+    def remove_disk(self) -> None:
+        """Remove the database. What is found in its place afterwards is a copy from just before."""
+        self._fault("database removed")
+        self._removed = self._keeper.serialize()
+        self._files._files["/removed"] = (0, 0)
+
+    def _fault(self, kind: str) -> None:
+        self.record.store_faults.append((self.record.tick, self.record.now()))
+        self.record.fault(kind)
+
+    def heal_disk(self) -> None:
+        """Give the disk room again; a gateway without a database has to start again."""
+        if not self.serves:
+            return
+        self._connection.execute(f"PRAGMA max_page_count = {MANY_PAGES}")
+        if self._removed is not None:
+            self.shut_down()
+
+    def _left_on_disk(self) -> bytes:
+        return self._keeper.serialize() if self._removed is None else self._removed
 
     def shut_down(self) -> None:
         """Tell it to stop, as SIGTERM does."""

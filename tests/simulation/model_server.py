@@ -35,6 +35,9 @@ FAULTS = (
     "fails",
     "slow",
 )
+"""One half of the garbage is an error that comes with status 200."""
+
+ERROR = "error in a 200"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class ModelServer:
     def choose(self) -> Script:
         random = self.random
         fault = random.choice(FAULTS) if random.random() < self.faulty else ""
+        if fault == "garbage" and len(self.record.calls) % 2:
+            fault = ERROR
         return Script(
             words=random.randint(1, 6),
             reasons=random.random() < 0.15,
@@ -183,6 +188,8 @@ class Play:
         body = json.dumps(self.response(status, self.items("completed"))).encode()
         if script.fault in ("garbage", "no ending", "wrong type"):
             body = b"<html>no</html>"
+        if script.fault == ERROR:
+            body = json.dumps(self._complain()).encode()
         headers = {"content-type": "application/json", "content-length": len(body)}
         if script.fault in ("cuts", "stalls"):
             await self._send("200 OK", headers, body[: len(body) // 2])
@@ -203,7 +210,7 @@ class Play:
         for number, (name, members, text) in enumerate(self.events()):
             if script.interval:
                 await trio.sleep(script.interval)
-            if number >= script.after and script.fault in ("cuts", "stalls", "garbage", "fails"):
+            if number >= script.after and script.fault in ("cuts", "stalls", "garbage", "fails", ERROR):
                 return await self._misbehave()
             if name == "response.completed":
                 if script.fault == "no ending":
@@ -223,11 +230,17 @@ class Play:
             return False
         if fault == "garbage":
             await self._chunk(b"event: response.output_text.delta\ndata: {nonsense\n\n")
+        elif fault == ERROR:
+            await self._chunk(b"data: %b\n\n" % json.dumps(self._complain()).encode())
         else:
             failed = {"response": self.response("failed", []) | {"error": {"message": "m", "code": "x"}}}
             await self._chunk(self.encode("response.failed", 99, failed))
         await self.end.send_all(b"0\r\n\r\n")
         return True
+
+    def _complain(self) -> Json:
+        self.call.complaint = f"m{self.call.number} is too hot"
+        return {"error": {"message": self.call.complaint, "code": "overheated"}}
 
     def encode(self, name: str, number: int, members: Json) -> bytes:
         wrong = 0 if self.script.numbered else 1000

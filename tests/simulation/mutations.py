@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+import sqlite3
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from agentic_trio.gateway import admission, locks, recording, registry, turn, unrecorded
 from agentic_trio.gateway.responses import Responses
+from agentic_trio.store import files, sqlite, writer
 from agentic_trio.store import responses as stored_turns
-from agentic_trio.store import sqlite, writer
 from agentic_trio.store.contract import ENDED
 from agentic_trio.upstream import client, round_trip, transport
 from agentic_trio.web import responses, scope, stream
+from agentic_trio.wire import accumulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -227,6 +229,45 @@ def an_ended_stream_is_not_kept() -> list[Change]:
         await end(self, replace(ending, events=()))
 
     return [(sqlite.SqliteStore, "end", forgetful)]
+
+
+@mutation
+def a_removed_file_is_written_to() -> list[Change]:
+    return [(files.Identity, "check", lambda self: None)]
+
+
+@mutation
+def what_a_removed_file_holds_is_read() -> list[Change]:
+    init = sqlite.Readers.__init__
+
+    def trusting(self: Any, connections: Any, run_sync: Any, check: Any) -> None:
+        init(self, connections, run_sync, lambda: None)
+
+    return [(sqlite.Readers, "__init__", trusting)]
+
+
+@mutation
+def what_a_full_disk_refused_is_taken_for_written() -> list[Change]:
+    transact = writer._transact
+
+    def trusting(*args: Any) -> None:
+        with suppress(sqlite3.OperationalError):
+            transact(*args)
+
+    return [(writer, "_transact", trusting)]
+
+
+@mutation
+def an_error_in_a_200_is_overlooked() -> list[Change]:
+    return [(accumulator, "reports_error", lambda members: False)]
+
+
+@mutation
+def a_compressed_body_is_taken_as_it_is() -> list[Change]:
+    async def as_it_is(body: bytes, encoding: str, take: Any) -> bytes:
+        return body
+
+    return [(scope, "decoded", as_it_is)]
 
 
 # What the simulation has found, as it was.

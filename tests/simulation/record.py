@@ -92,6 +92,8 @@ class Call:
     """The answer's body, as far as it was sent."""
     ending: str = ""
     """The terminal status, once it was sent in full."""
+    complaint: str = ""
+    """The words of the error that it sent with status 200."""
     closed: int | None = None
     closed_at: float | None = None
 

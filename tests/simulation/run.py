@@ -57,6 +57,8 @@ class Plan:
     deadly: float = 0.0
     ends: list[tuple[int, str]] = field(default_factory=list)
     """At which tick the machine is killed or stopped."""
+    disk: tuple[int, str] | None = None
+    """At which tick the disk is almost full from then on, or the database is removed."""
 
 
 def draw(random: Random) -> Plan:
@@ -96,6 +98,13 @@ def draw(random: Random) -> Plan:
     return plan
 
 
+def draw_disk(random: Random, plan: Plan) -> tuple[int, str] | None:
+    """What befalls the disk. It is drawn apart, so that it changes nothing else of a world."""
+    if random.random() >= 0.1:
+        return None
+    return random.randint(3, 4 * plan.clients * plan.requests), random.choice(("fill", "remove"))
+
+
 @dataclass
 class Outcome:
     """How a run went."""
@@ -122,6 +131,7 @@ class World:
         self.seed = seed
         self.record = Record(trio.current_time)
         self.plan = draw(self.random("plan"))
+        self.plan.disk = draw_disk(self.random("disk"), self.plan)
         self.model_server = ModelServer(self.record, self.random("model"), self.plan.model_faults)
         self.store_faults = StoreFaults(
             self.record, self.random("store"), self.plan.write_faults, self.plan.read_faults
@@ -178,6 +188,9 @@ class World:
                 self.store_faults.kill = partial(nursery.start_soon, self._kill)
                 for tick, how in self.plan.ends:
                     self.record.at_tick[tick] = lambda how=how: self._end(how)
+                if self.plan.disk is not None:
+                    tick, what = self.plan.disk
+                    self.record.at_tick.setdefault(tick, partial(self._harm, what))
                 await self._up()
                 async with trio.open_nursery() as clients:
                     for number in range(self.plan.clients):
@@ -203,9 +216,15 @@ class World:
         else:
             self.machine.shut_down()
 
+    def _harm(self, what: str) -> None:
+        machine = self.machine if self.machines else None
+        if machine is not None and not self.healed and machine.serves:
+            getattr(machine, f"{what}_disk")()
+
     async def _heal(self) -> None:
         self.healed = True
         self.store_faults.heal()
+        self.machine.heal_disk()
         self.model_server.faulty = 0.0
         await self._up()
         await trio.sleep(RECOVERY)

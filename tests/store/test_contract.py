@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace as replace_struct
 
 from agentic_trio.store.contract import (
+    ApprovalSpent,
     History,
     Item,
     KeyInUse,
@@ -491,3 +492,31 @@ async def test_figures_are_found_by_their_owner_alone(store: Store):
 async def test_counts_that_no_model_server_means_are_left_out(store: Store):
     await store.end(replace(ending("a"), figures=taken(input_tokens=10**30, output_tokens="9")))
     assert (await store.figures(OWNER, "a")).input_tokens is None
+
+
+async def test_an_approval_is_spent_once_by_its_owner(store: Store) -> None:
+    await store.spend("a", ["mcpr_1", "mcpr_2"])
+    with pytest.raises(ApprovalSpent) as caught:
+        await store.spend("a", ["mcpr_3", "mcpr_2"])
+    assert caught.value.id == "mcpr_2"
+    # Of those that were refused together none is spent, nor is another owner's.
+    await store.spend("a", ["mcpr_3"])
+    await store.spend("b", ["mcpr_1", "mcpr_2"])
+
+
+async def test_recover_keeps_what_a_turn_had_made_when_it_was_last_announced(store: Store):
+    made = [Item("done", b'{"id":"done"}'), Item("cut", b'{"id":"cut"}', partial=True)]
+    await store.announce(announcement("a"))
+    await store.announce(replace(announcement("a"), output=made, open_calls=frozenset({"call"})))
+    assert await store.recover(lambda body: body) == 1
+    response = await store.response(OWNER, "a")
+    assert (response.status, list(response.output)) == ("failed", [b'{"id":"done"}', b'{"id":"cut"}'])
+    history = await store.history(OWNER, response="a")
+    assert list(history.items)[-1] == b'{"id":"done"}'
+    assert history.open_calls == {"call"}
+
+
+async def test_an_ending_replaces_what_was_announced_as_made(store: Store):
+    await store.announce(replace(announcement("a"), output=[Item("x", b'{"id":"x"}')]))
+    await store.end(ending("a", output=items("out")))
+    assert list((await store.response(OWNER, "a")).output) == data("out")

@@ -107,6 +107,20 @@ async def test_nothing_is_stored_in_files_that_are_gone(path: str, harm: Callabl
                 await write
 
 
+async def test_what_was_refused_for_want_of_the_files_is_not_read(path: str):
+    async with open_sqlite_store(path) as store:
+        await take_turn(store, "a")
+        move(path)
+        with pytest.raises(StoreError, match=GONE):
+            await store.end(ending("b"))
+        for read in (store.response(OWNER, "b"), store.history(OWNER, response="a")):
+            with pytest.raises(StoreError, match=GONE):
+                await read
+        os.rename(f"{path}.away", path)
+        await store.probe()
+        assert (await store.response(OWNER, "a")).status == "completed"
+
+
 async def test_a_file_that_comes_back_is_used_again(path: str):
     async with open_sqlite_store(path) as store:
         move(path)

@@ -166,7 +166,7 @@ class ToolTurn(Turn):
         choice = first_choice(self.call.value("tool_choice"), hosted)
         for number in range(1, config.max_tool_rounds + 1):
             last = number == config.max_tool_rounds or self._calls_left == 0
-            await self._ask_round(hosted, self._changed(hosted, choice if number == 1 else None, last=last))
+            await self._ask_round(hosted, choice if number == 1 else None, last=last)
             if response.ended:
                 return
             await self._settle_round(last=last)
@@ -178,17 +178,17 @@ class ToolTurn(Turn):
                 return
             response.next_round()
 
-    async def _ask_round(self, hosted: Hosted, changed: Members) -> None:
+    async def _ask_round(self, hosted: Hosted, choice: Choice | None, *, last: bool) -> None:
         made = [item.stored for item in self._response.items if not item.unusable]
         items = [*self.recording.context.items(), *made]
         try:
-            await self._generate(items, changed)
+            await self._generate(items, self._changed(hosted, choice, last=last))
         except UpstreamError as error:
             if error.status != 400 or error.code == "context_length_exceeded" or not hosted.strict:
                 raise
             # It may have refused a schema: it can't hold every one to the letter.
             hosted.strict = False
-            await self._generate(items, {**changed, "tools": hosted.sent(self._client_tools(), None)})
+            await self._generate(items, self._changed(hosted, choice, last=last))
 
     def _changed(self, hosted: Hosted, choice: Choice | None, *, last: bool) -> Members:
         """The members that this round's request has instead of the client's."""

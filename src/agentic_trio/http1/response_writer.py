@@ -66,6 +66,11 @@ class ResponseWriter:
         self.headers = list(headers)
         self._bodiless = self._head_request or status in (204, 304)
 
+    @property
+    def has_length(self) -> bool:
+        """Whether the app has said how long the body is."""
+        return any(name.lower() == b"content-length" for name, _ in self.headers)
+
     def body(self, data: bytes, more: bool, date: bytes) -> bytes:
         """Encode a body part, after the head if it is the first.
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from agentic_trio.server.channel import Channel
     from agentic_trio.server.state import ServerState
 
+JOINED: Final = 256 * 1024
+"""Bytes up to which a body is copied behind its head, to leave in one write. The copy of a larger one would
+be kept for as long as the client takes to read it."""
+
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DISCONNECT: Final[HTTPDisconnectEvent] = {"type": "http.disconnect"}
 
@@ -172,6 +176,8 @@ class Exchange:
         response = self.response
         if not response.head_sent:
             response.keep_alive = self._may_keep_alive()
+            if len(data) > JOINED and response.has_length:
+                await self._transmit(response.body(b"", True, self._server.response_headers()))
         wire = response.body(data, more, self._server.response_headers())
         if self._unsent:
             wire, self._unsent = self._unsent + wire, b""

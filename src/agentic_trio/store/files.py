@@ -174,19 +174,38 @@ class FilesGone(StoreError):
 
 
 class Identity:
-    """Which files a database is in, to be asked whether they are still there."""
+    """Which files a database is in, to be asked whether they are still there.
 
-    def __init__(self, path: str) -> None:
-        self._files = {name: _identity(name) for name in (path, f"{path}-wal")}
+    Args:
+        path: the database's; None if it is in memory, and has none.
+
+    Attributes:
+        gone: whether they weren't there when they were looked for last.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        names = () if path is None else (path, f"{path}-wal")
+        self._files = {name: _identity(name) for name in names}
+        self.gone = False
 
     def check(self) -> None:
-        """Raise FilesGone if the files at the paths are no longer those that are open.
+        """Look whether the files at the paths are still those that are open.
 
         SQLite would go on writing to files that have no name, and are gone when they are closed.
+
+        Raises:
+            FilesGone: they are not.
         """
-        for name, known in self._files.items():
-            if _identity(name) != known:
-                raise FilesGone("the database's file was removed or replaced")
+        self.gone = any(_identity(name) != known for name, known in self._files.items())
+        self.refuse_if_gone()
+
+    def refuse_if_gone(self) -> None:
+        """Raise FilesGone if the last look found other files, or none.
+
+        What was refused since then has been written all the same, and must not be read.
+        """
+        if self.gone:
+            raise FilesGone("the database's file was removed or replaced")
 
 
 def _identity(name: str) -> tuple[int, int] | None:

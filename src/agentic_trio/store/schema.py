@@ -125,13 +125,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     ),
     (
         "ALTER TABLE response ADD COLUMN made TEXT",
-        """
-        CREATE TABLE approval (
-            owner TEXT NOT NULL,
-            id TEXT NOT NULL,
-            PRIMARY KEY (owner, id)
-        ) STRICT, WITHOUT ROWID
-        """,
+        "CREATE TABLE approval (digest BLOB PRIMARY KEY) STRICT, WITHOUT ROWID",
         "ALTER TABLE response ADD COLUMN request_id TEXT",
         "ALTER TABLE response ADD COLUMN route TEXT",
         "ALTER TABLE response ADD COLUMN model TEXT",

@@ -71,8 +71,14 @@ held in memory."""
 class Readers:
     """A few read-only connections. Each read is one hop, and sees one snapshot of the database."""
 
-    def __init__(self, connections: Sequence[sqlite3.Connection], run_sync: RunSync) -> None:
+    def __init__(
+        self,
+        connections: Sequence[sqlite3.Connection],
+        run_sync: RunSync,
+        check: Callable[[], None],
+    ) -> None:
         self._free = list(connections)
+        self._check = check
         self._run_sync = run_sync
         self._limiter = trio.CapacityLimiter(len(connections))
         self._outage = Outage("be read")
@@ -105,6 +111,7 @@ class Readers:
         # It may have been closed while this read waited for its turn.
         if self._closed:
             raise StoreError("the store is closed")
+        self._check()
         # The limiter admits as many reads as there are connections, so one is free.
         connection = self._free.pop()
         try:
@@ -370,10 +377,6 @@ def _temporary_files(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA temp_store = MEMORY")
 
 
-def _nothing() -> None:
-    """A database in memory has no files that could be removed."""
-
-
 class _Database:
     """An open file: its lock, the connection that writes and those that read."""
 
@@ -399,7 +402,7 @@ class _Database:
                     stack.callback(reader.close)
                 # The log is made by the first read.
                 self.writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-                self.check = _nothing if path == schema.MEMORY else files.Identity(path).check
+                self.identity = files.Identity(None if path == schema.MEMORY else path)
             except sqlite3.Error as error:
                 raise files.refuse(path, str(store_error(error))) from error
             self._stack = stack.pop_all()
@@ -440,8 +443,8 @@ async def open_sqlite_store(
     limiter = trio.CapacityLimiter(1)
     database = await run_sync(partial(_Database, path, busy_timeout, migration_backup), limiter=limiter)
     try:
-        readers = Readers(database.readers, run_sync)
-        writer = Writer(database.writer, run_sync=run_sync, check=database.check, observe=observe)
+        readers = Readers(database.readers, run_sync, database.identity.refuse_if_gone)
+        writer = Writer(database.writer, run_sync=run_sync, check=database.identity.check, observe=observe)
         try:
             async with open_inner_nursery() as nursery:
                 nursery.start_soon(writer.run)

@@ -40,6 +40,11 @@ MAY_HAVE_RUN = "The call was interrupted: the tool may have run."
 NOT_RUN = "The call was not made: the response ended before it."
 
 
+HELD = str(b"held", "ascii")
+"""The type that stands in a final output for a call that was held, which is none of the items that were
+streamed. It is told by its identity: an upstream's own item of this type is another string."""
+
+
 class HostedCall:
     """A call that is run here, from when its arguments are whole.
 
@@ -233,13 +238,17 @@ class HostedEvents(OutputEvents):
         # The others keep their places: a call may be told by its place alone.
         calls = [item if self._is_held(item) else {} for item in items]
         self._finals = FinalLookup(self._held).match(calls)
-        super().finish(map(self._told, items), whole=whole)
+        told = zip(items, calls, strict=True)
+        super().finish(
+            [{"type": HELD, "call": call} if call else self._told(item) for item, call in told], whole=whole
+        )
         for held in self._held:
             self._tell_held(held, {"status": "in_progress"}, whole=whole)
 
     def _finish_final(self, known: OutputItem | None, final: JsonObject, index: int, *, whole: bool) -> None:
-        if self._is_held(final):
-            self._tell_held(self._finals[index] or self._hold(final, index), final, whole=whole)
+        if final.get("type") is HELD:
+            call = final["call"]
+            self._tell_held(self._finals[index] or self._hold(call, index), call, whole=whole)
         else:
             super()._finish_final(known, final, index, whole=whole)
 

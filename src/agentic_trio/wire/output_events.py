@@ -168,6 +168,8 @@ class OutputEvents:
             whole: whether the response is complete; otherwise what was still open was cut off.
         """
         finals = [item for item in output if isinstance(item, dict)]
+        if len(finals) > MAX_OUTPUT_ITEMS:
+            raise UpstreamError("The model server sent too many items.")
         for index, known in enumerate(FinalLookup(self._current()).match(finals)):
             final = finals[index] if known is not None else self._unclaimed.rest_of(finals[index])
             if final is not None:

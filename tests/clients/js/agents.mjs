@@ -1,5 +1,5 @@
 // npm "@openai/agents".
-import { Agent, OpenAIConversationsSession, OpenAIResponsesModel, Runner, setTracingDisabled, tool } from "@openai/agents";
+import { Agent, hostedMcpTool, OpenAIConversationsSession, OpenAIResponsesModel, Runner, setTracingDisabled, tool } from "@openai/agents";
 import OpenAI from "openai";
 import { z } from "zod";
 
@@ -89,4 +89,12 @@ export async function structured({ url }) {
 
 export async function failure({ url }) {
   await setUp(url).run("hi", { previousResponseId: "resp_x" });
+}
+
+export async function hosted({ url, server, stream, approve }) {
+  const options = { serverLabel: "calc", serverUrl: server };
+  const asks = { requireApproval: "always", onApproval: async () => ({ approve }) };
+  const tools = [hostedMcpTool(approve === undefined ? options : { ...options, ...asks })];
+  const { run } = setUp(url, { tools });
+  return (await run("1 + 2?", { stream })).finalOutput;
 }

@@ -89,3 +89,42 @@ export async function structured({ url }) {
 export async function failure(given) {
   await generate({ ...given, prompt: "hi" });
 }
+
+function hosted({ url, server, approval }) {
+  const provider = createOpenAI({ baseURL: url, apiKey: "key" });
+  const mcp = provider.tools.mcp({ serverLabel: "calc", serverUrl: server, requireApproval: approval });
+  return { model: provider("tiny"), maxRetries: 0, tools: { mcp }, stopWhen: isStepCount(5) };
+}
+
+async function hostedAnswer({ stream, ...given }, messages) {
+  if (!stream) {
+    const result = await generateText({ ...hosted(given), messages });
+    return { text: result.text, content: result.content, messages: result.response.messages };
+  }
+  const errors = [];
+  const result = streamText({ ...hosted(given), messages, onError: ({ error }) => errors.push(error) });
+  for await (const _ of result.textStream);
+  if (errors.length) throw errors[0];
+  return { text: await result.text, content: await result.content, messages: (await result.response).messages };
+}
+
+export async function hostedTool(given) {
+  const messages = [{ role: "user", content: "1 + 2?" }];
+  const first = await hostedAnswer({ ...given, approval: "never" }, messages);
+  messages.push(...first.messages, { role: "user", content: "Thanks." });
+  const second = await hostedAnswer({ ...given, approval: "never" }, messages);
+  return [first.text, second.text];
+}
+
+export async function hostedApproval({ approve, ...given }) {
+  const messages = [{ role: "user", content: "1 + 2?" }];
+  const first = await hostedAnswer({ ...given, approval: "always" }, messages);
+  const request = first.content.find((part) => part.type === "tool-approval-request");
+  messages.push(...first.messages, {
+    role: "tool",
+    content: [
+      { type: "tool-approval-response", approvalId: request.approvalId, approved: approve, providerExecuted: true },
+    ],
+  });
+  return (await hostedAnswer({ ...given, approval: "always" }, messages)).text;
+}
