@@ -58,14 +58,25 @@ class Row:
         return "bar" if judged <= self.bar else "missed"
 
 
+def cpu(cost: Cost) -> float:
+    """Microseconds of CPU for each unit."""
+    return cost.cpu
+
+
+def first_event(cost: Cost) -> float:
+    """Milliseconds until the first event, at the median."""
+    return median(cost.firsts) * 1e3
+
+
 async def interleaved(
     row: Row,
     subjects: Sequence[Subject],
     rounds: int,
     work: Callable[[Subject], Awaitable[Cost]],
     progress: Progress,
+    figure: Callable[[Cost], float] = cpu,
 ) -> Row:
-    """Run a work ``rounds`` times on each gateway, A B C A B C, and keep the median of its CPU."""
+    """Run a work ``rounds`` times on each gateway, A B C A B C, and keep the median of its figure."""
     costs: dict[str, list[float]] = {subject.server.name: [] for subject in subjects}
     for number in range(rounds):
         for subject in subjects:
@@ -74,7 +85,7 @@ async def interleaved(
             if name not in row.values:
                 cost = await attempted(row, name, work, subject)
                 if cost is not None:
-                    costs[name].append(cost.cpu)
+                    costs[name].append(figure(cost))
     for name, values in costs.items():
         if name not in row.values:
             row.values[name] = median(values)

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import works
 from bench.checks import Asker, Wrong
 from bench.client import Failure
-from bench.comparison import Row, attempted, interleaved, rendered
+from bench.comparison import Row, attempted, cpu, first_event, interleaved, rendered
 from bench.contenders import contenders, default_cache
 from bench.processes import fake_upstream
 from bench.progress import Progress
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from bench.contenders import Contender
     from bench.processes import Server
     from bench.works import Cost
+
+    Plan = list[tuple[Row, Callable[[Subject], Awaitable[Cost]], Callable[[Cost], float]]]
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "tiny"
@@ -72,17 +74,17 @@ FULL = Size(7, 1500, 96, 128, 400, {100: 20, 1000: 5}, spoken=16)
 TINY = Size(1, 16, 2, 2, 3, {3: 2}, live=8, live_seconds=0.2, database_turns=5)
 
 
-def plan(size: Size) -> list[tuple[Row, Callable[[Subject], Awaitable[Cost]]]]:
+def plan(size: Size) -> Plan:
     """The works that run in rounds, with what is hoped for of each."""
-    cpu, event = "us a request", "us an event"
+    request, event = "us a request", "us an event"
     burst = partial(works.streamed, clients=16, requests=size.streams)
     paced = partial(works.streamed, clients=64, requests=size.paced, interval=0.002)
     whole = partial(works.whole, clients=16, requests=size.requests)
     rows: list[tuple[Row, Callable[[Subject], Awaitable[Cost]]]] = [
-        (Row("store=true, 16 clients", cpu, bar=1.0, aim=0.5), partial(whole, store=True)),
+        (Row("store=true, 16 clients", request, bar=1.0, aim=0.5), partial(whole, store=True)),
         (Row("store=true, 208 events, burst", event, bar=1.5, aim=1.0), partial(burst, store=True)),
         (Row("store=true, 208 events, paced", event, bar=1.5, aim=1.0), partial(paced, store=True)),
-        (Row("store=false, 16 clients", cpu, bar=3.0, aim=2.0), partial(whole, store=False)),
+        (Row("store=false, 16 clients", request, bar=3.0, aim=2.0), partial(whole, store=False)),
         (Row("store=false, 208 events, burst", event, bar=3.0, aim=2.0), partial(burst, store=False)),
         (Row("store=false, 208 events, paced", event, bar=3.0, aim=2.0), partial(paced, store=False)),
     ]
@@ -95,9 +97,16 @@ def plan(size: Size) -> list[tuple[Row, Callable[[Subject], Awaitable[Cost]]]]:
     for turns, requests in size.depths.items():
         bar, aim = (0.2, 0.1) if turns >= 1000 else (0.5, 0.3)
         for kind in ("chain", "conversation"):
-            row = Row(f"continue a {kind} of {turns} turns", cpu, bar=bar, aim=aim)
+            row = Row(f"continue a {kind} of {turns} turns", request, bar=bar, aim=aim)
             rows.append((row, partial(works.continued, kind=kind, turns=turns, requests=requests)))
-    return rows
+    first = "first event under load, store=true, "
+    loads = [
+        (Row(f"{first}16 bursts", "ms p50", bar=3.0, aim=2.0), burst),
+        (Row(f"{first}64 paced streams", "ms p50", bar=3.0, aim=2.0), paced),
+    ]
+    return [(*each, cpu) for each in rows] + [
+        (row, partial(load, store=True), first_event) for row, load in loads
+    ]
 
 
 class Comparison:
@@ -108,7 +117,7 @@ class Comparison:
         self.chosen = chosen
         self.directory = directory
         self.asker = Asker(MODEL)
-        self.plan = [(row, work) for row, work in plan(size) if only in row.name]
+        self.plan = [each for each in plan(size) if only in each[0].name]
         self.extras = [
             extra
             for name, extra in (
@@ -160,15 +169,16 @@ class Comparison:
             depths = [
                 turns
                 for turns in self.size.depths
-                if any(f"of {turns} turns" in row.name for row, _ in self.plan)
+                if any(f"of {turns} turns" in row.name for row, *_ in self.plan)
             ]
             async with trio.open_nursery() as nursery:
                 for subject in subjects:
                     for turns in depths:
                         self.progress.step(f"seeding {turns} turns into {subject.server.name}")
                         nursery.start_soon(works.seed_threads, subject, turns)
-            for row, work in self.plan:
-                self.rows.append(await interleaved(row, subjects, self.size.rounds, work, self.progress))
+            for row, work, figure in self.plan:
+                rounds = self.size.rounds
+                self.rows.append(await interleaved(row, subjects, rounds, work, self.progress, figure))
 
     async def first_event(self) -> None:
         """The time that a gateway adds to the first event, for one client."""

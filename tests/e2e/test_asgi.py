@@ -16,7 +16,7 @@ from tests.fake_upstream import FakeUpstream, open_fake_upstream
 from tests.http_client import open_exchange, open_under_way
 from tests.oracles import check_event_stream
 
-from .harness import Server, environment, open_group, open_process, open_server, running_in
+from .harness import Server, environment, open_group, open_process, open_server, run_command, running_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -121,3 +121,28 @@ async def test_the_log_names_the_variables_that_were_used(
     assert [text for text in caplog.messages if "settings" in text] == [
         "settings come from variable DATABASE_URL"
     ]
+
+
+async def test_commands_reach_it_and_settings_of_proxies_have_their_effect(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    database = tmp_path / "gateway.db"
+    settings = tmp_path / "gateway.toml"
+    settings.write_text('root_path = "/llm"\nforwarded_allow_ips = ["127.0.0.1"]\nlog_format = "json"\n')
+    variables = {
+        "AGENTIC_TRIO_CONFIG": str(settings),
+        "LLM_API_BASE": upstream.url,
+        "DATABASE_URL": f"sqlite://{database}",
+    }
+    log = tmp_path / "hypercorn.log"
+    async with open_process([*HYPERCORN, "agentic_trio.asgi:app"], log, variables) as server:
+        body = {"model": "tiny", "input": "one", "metadata": {"user": "alice"}}
+        headers = {"x-forwarded-for": "198.51.100.7"}
+        answer = await server.client.post("/llm/v1/responses", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        arguments = ("db", "erase", "--db-url", f"sqlite://{database}", "--metadata", "user=alice")
+        ran = await trio.to_thread.run_sync(lambda: run_command(*arguments))
+        assert ran.stdout.startswith("Erased 1 response,"), ran.stderr
+        url = f"/v1/responses/{answer.json()['id']}"
+        assert (await server.client.get(url)).status_code == 404
+        assert "198.51.100.7" in log.read_text()

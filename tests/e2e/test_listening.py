@@ -300,3 +300,41 @@ async def test_a_proxy_that_is_named_says_who_the_client_is(tmp_path: Path) -> N
             answer = await server.client.get("/llm/v1/models", headers=headers)
             assert answer.status_code == 200
             assert '"198.51.100.7"' in await until_written(server.log, "198.51.100.7")
+
+
+async def test_a_gateway_ends_with_the_terminal_that_it_was_started_from(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    async with open_fake_upstream() as upstream:
+        log = tmp_path / "server.log"
+        command = serve_command(tmp_path, upstream.url, "--port", "0")
+        with log.open("wb") as file:
+            process = await trio.lowlevel.open_process(
+                command, env=environment(), stdin=theirs, stdout=file, stderr=file
+            )
+        os.close(theirs)
+        try:
+            await until_written(log, "listens on")
+            process.send_signal(signal.SIGHUP)
+            await until_written(log, "the configuration is reloaded")
+            os.close(ours)
+            process.send_signal(signal.SIGHUP)
+            with trio.fail_after(STARTS_WITHIN):
+                assert await process.wait() == 0
+        finally:
+            process.kill()
+
+
+async def test_a_bar_is_drawn_on_a_terminal_alone(tmp_path: Path) -> None:
+    async with open_fake_upstream() as upstream, open_server(tmp_path, upstream.url) as server:
+        await server.client.post("/v1/responses", json={"model": "tiny", "input": "hi"})
+        ours, theirs = os.openpty()
+        command = [*COMMAND, "db", "check", "--json", "--db-url", f"sqlite://{tmp_path / 'gateway.db'}"]
+        ran = await trio.run_process(
+            command, env=environment(TERM="xterm"), capture_stdout=True, stderr=theirs
+        )
+        os.close(theirs)
+        drawn = os.read(ours, 100_000).decode()
+        os.close(ours)
+    assert "Checking" in drawn
+    assert "100%" in drawn
+    assert ran.stdout.startswith(b'{"database"')

@@ -330,7 +330,8 @@ class Client:
     async def _delete(self) -> None:
         if self.random.random() < 0.2 and self.known.conversations:
             id = self.random.choice(self.known.conversations)
-            await self.send("DELETE", f"/v1/conversations/{id}", leave=self._some_leave())
+            query = "?responses=true" if self._may_take_responses_along(id) else ""
+            await self.send("DELETE", f"/v1/conversations/{id}{query}", leave=self._some_leave())
             return
         # The repeat of a request whose response was deleted makes it again.
         ids = [id for id in self.known.responses if id not in self.known.repeatable]
@@ -338,6 +339,11 @@ class Client:
             return
         id = self.random.choice(ids)
         await self.send("DELETE", f"/v1/responses/{id}", leave=self._some_leave())
+
+    def _may_take_responses_along(self, conversation: str) -> bool:
+        """Now and then; not if one of them may be asked for again, which would make it again."""
+        repeatable = any(body.get("conversation") == conversation for _, body, _ in self.known.keyed)
+        return not repeatable and self.random.random() < 0.5
 
     async def _cancel(self) -> None:
         ids = self.known.background[-3:] or self.known.responses[-2:]

@@ -34,9 +34,26 @@ def deleted(judge: Judge, target: str, request: Request) -> bool:
     """Whether something may have been deleted before this request ended."""
     return any(
         each.began < (request.ended or 0) and each is not request and each.status in (None, 200, 503)
-        for each in judge.acts
-        if each.method == "DELETE" and (each.target == target or target.startswith(f"{each.target}/"))
+        for each in deletions(judge, target)
     )
+
+
+def deletions(judge: Judge, target: str) -> list[Request]:
+    """The requests that would delete something, alone or with what it belongs to."""
+    conversation = f"{_made_in(judge, target)}?responses=true"
+    return [
+        each
+        for each in judge.acts
+        if each.method == "DELETE"
+        and (each.path == target or target.startswith(f"{each.path}/") or each.target == conversation)
+    ]
+
+
+def _made_in(judge: Judge, target: str) -> str:
+    """The conversation that a response was made in, as its URL; empty if it was made in none."""
+    made = judge.made_by.get(target.rpartition("/")[2], [])
+    named = {(each.body or {}).get("conversation") for each in made} - {None}
+    return f"/v1/conversations/{named.pop()}" if named else ""
 
 
 # The causes
@@ -198,6 +215,8 @@ def _conversation_of(request: Request) -> str | None:
         return found if isinstance(found, str) else None
     if request.method in ("POST", "DELETE") and "/items" in request.path:
         return _id_in(request)
+    if request.target.endswith("?responses=true"):
+        return request.path.rpartition("/")[2]
     return None
 
 

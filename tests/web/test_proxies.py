@@ -9,7 +9,7 @@ import pytest
 
 from agentic_trio.config import Config
 from agentic_trio.errors import ConfigError
-from agentic_trio.web.proxies import Proxies
+from agentic_trio.web.proxies import FORWARDED_HOST, Proxies
 
 from .harness import open_world
 
@@ -64,10 +64,11 @@ def test_scheme_and_host_are_taken_from_a_proxy_alone() -> None:
     headers = [(b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"api.example.com")]
     trusted = seen(Config(forwarded_allow_ips=("10.0.0.1",)), *headers)
     assert trusted["scheme"] == "https"
-    assert dict(trusted["headers"])[b"host"] == b"api.example.com"
+    assert trusted[FORWARDED_HOST] == "api.example.com"
+    assert dict(trusted["headers"])[b"host"] == b"inner"
     other = seen(Config(forwarded_allow_ips=("10.0.0.9",)), *headers)
     assert other["scheme"] == "http"
-    assert dict(other["headers"])[b"host"] == b"inner"
+    assert FORWARDED_HOST not in other
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,23 @@ async def test_a_gateway_is_served_under_a_path_and_without_it() -> None:
                 assert (await client.post(f"{root}/v1/responses", json=body)).status_code == 200
                 assert (await client.get(f"{root}/v1/models")).status_code == 200
             assert (await client.get("/other/health")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "https://api.example.com", "x-forwarded-host": "api.example.com"}, 200),
+        ({"origin": "https://api.example.com"}, 403),
+        ({"origin": "https://evil.example", "x-forwarded-host": "api.example.com"}, 403),
+        ({"host": "evil.example", "x-forwarded-host": "localhost"}, 403),
+        ({"host": "evil.example", "origin": "http://evil.example", "x-forwarded-host": "evil.example"}, 403),
+    ],
+)
+async def test_a_page_of_the_proxy_s_host_may_call_and_a_rebound_one_may_not(
+    headers: dict[str, str], status: int
+) -> None:
+    async with (
+        open_world(forwarded_allow_ips=("127.0.0.1",)) as world,
+        httpx.AsyncClient(base_url=world.url, trust_env=False) as client,
+    ):
+        assert (await client.get("/v1/models", headers=headers)).status_code == status

@@ -14,6 +14,7 @@ import click
 
 from agentic_trio.cli.options import OnceCommand, config_option, options_of
 from agentic_trio.config import SETTINGS, Config
+from agentic_trio.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +72,11 @@ def backup(target: str, file: str | None, as_json: bool, **flags: Flags) -> None
 
     with progress_bar("Pages") as show:
         copy(path, target, progress=lambda remaining, total: show(total - remaining, total))
-    note_backup(path, target)
+    try:
+        note_backup(path, target)
+    except ConfigError as error:
+        # The copy is whole all the same.
+        click.echo(f"an erasure won't name this backup: {error}", err=True)
     report({"database": path, "backup": target}, as_json, [f"{path} is copied to {target}"])
 
 

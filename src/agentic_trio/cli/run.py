@@ -189,8 +189,12 @@ async def _obey(
     reload: Callable[[], None],
     notifier: Notifier,
 ) -> None:
-    """The first signal starts the graceful end, the second ends everything now; SIGHUP reloads."""
-    while await anext(signals) == signal.SIGHUP:
+    """The first signal starts the graceful end, the second ends everything now.
+
+    SIGHUP reloads, unless it says that the terminal is gone from which the gateway was started.
+    """
+    from_terminal = os.isatty(0)
+    while await anext(signals) == signal.SIGHUP and os.isatty(0) == from_terminal:
         reload()
     notifier.stopping()
     told.set()

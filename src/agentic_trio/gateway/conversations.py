@@ -6,13 +6,17 @@ not at all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
 
 from agentic_trio.gateway.items import linked_items, page_body, stored_items
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.store.contract import (
     Conversation,
     PageQuery,
+    StoreError,
 )
 from agentic_trio.wire.conversations import (
     call_effect,
@@ -26,12 +30,15 @@ from agentic_trio.wire.conversations import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from agentic_trio.gateway.locks import Locks
     from agentic_trio.gateway.unrecorded import Unrecorded
     from agentic_trio.store.contract import Store
     from agentic_trio.wire.ids import MintId
+
+
+T = TypeVar("T")
 
 
 class Conversations:
@@ -46,6 +53,7 @@ class Conversations:
         now: Callable[[], float],
         *,
         strict: bool,
+        commit_timeout: float,
     ) -> None:
         self._store = store
         self._unrecorded = unrecorded
@@ -53,6 +61,7 @@ class Conversations:
         self._mint = mint
         self._now = now
         self._strict = strict
+        self._commit_timeout = commit_timeout
 
     async def create(self, owner: str, body: bytes) -> bytes:
         """Create a conversation from a request's body."""
@@ -120,14 +129,27 @@ class Conversations:
             async with self._locks.lock(owner, id):
                 linked = await linked_items(self._store, owner, items, conversation=id, param="items")
                 stored = stored_items(linked)
-                await self._store.add_items(owner, id, stored, *call_effect(linked))
+                add = partial(self._store.add_items, owner, id, stored, *call_effect(linked))
+                await self._written(add)
         return list_body([(item.id, item.data) for item in stored], has_more=False)
 
     async def delete_item(self, owner: str, id: str, item: str) -> bytes:
         """Drop an item from a conversation and return the conversation, as OpenAI does."""
         with StateErrors():
             async with self._locks.lock(owner, id):
-                return _conversation(await self._store.delete_item(owner, id, item, removal_effect))
+                delete = partial(self._store.delete_item, owner, id, item, removal_effect)
+                return _conversation(await self._written(delete))
+
+    async def _written(self, write: Callable[[], Awaitable[T]]) -> T:
+        """What a write returns, which is waited for even if its client has left.
+
+        Otherwise the lock would be free while the store is still at work, and a turn that takes it would not
+        see what is written: it would end outside of the conversation.
+        """
+        deadline = trio.current_time() + self._commit_timeout
+        with trio.CancelScope(shield=True, deadline=deadline):
+            return await write()
+        raise StoreError("the store has not answered in time")
 
 
 def _conversation(conversation: Conversation) -> bytes:

@@ -105,6 +105,7 @@ class Gateway(Embedding):
             services.mint,
             services.now,
             strict=services.config.strict_parameters,
+            commit_timeout=services.config.commit_timeout,
         )
         self.reloads: list[Callable[[Config], None]] = []
         if self.quotas is not None:

@@ -35,7 +35,7 @@ READ: Final = 16 * 1024
 """Bytes that are read from one stream in one pass: about a hundred events, or a millisecond. A server that
 has sent more waits for the next pass, as the other streams do."""
 
-PASS: Final = 0.002
+PASS: Final = 0.0005
 """Seconds after which a pass lets other tasks run, before it goes on."""
 
 

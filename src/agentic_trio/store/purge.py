@@ -75,10 +75,10 @@ _SEED_RESPONSES = """
     SELECT response.key, response.owner, response.id, thread, base FROM response
     WHERE (:owner IS NULL OR owner = :owner)
     AND (:conversation IS NULL OR conversation IN (SELECT thread FROM conversation WHERE id = :conversation))
-    AND (:name IS NULL OR EXISTS (
+    AND (:name IS NULL OR CASE WHEN json_valid(body) THEN EXISTS (
         SELECT 1 FROM json_each(body, '$.metadata')
         WHERE json_each.key = :name AND json_each.value = :value
-    ))
+    ) END)
 """
 
 _CHILDREN = "SELECT id FROM thread WHERE parent = :thread AND living IN (0, 1) AND fork >= :cut"

@@ -47,24 +47,31 @@ def restore(source: str, path: str, *, progress: Callable[[int, int], None] | No
         files.lock_alone(path, stack)
         if (process := files.locker_of(path)) is not None:
             raise ConfigError(f"the database {path} is in use by process {process}")
-        made = f"{path}.restoring"
-        # What a restoration before this one left when it was killed.
-        for suffix in ("", *_LOGS):
-            with suppress(FileNotFoundError):
-                os.unlink(made + suffix)
         try:
-            backup(source, made, progress=progress)
-            _check(made)
-            kept = _set_aside(path)
-            os.replace(made, path)
-            _sync_directory(path)
+            kept = _replace(source, path, progress)
         except OSError as error:
             raise refuse(path, error.strerror or "can't be written") from error
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(made)
     if kept is not None:
         note_backup(path, kept)
+    return kept
+
+
+def _replace(source: str, path: str, progress: Callable[[int, int], None] | None) -> str | None:
+    """Put a whole copy at ``path``; returns where that which was there is."""
+    made = f"{path}.restoring"
+    # What a restoration before this one left when it was killed.
+    for suffix in ("", *_LOGS):
+        with suppress(FileNotFoundError):
+            os.unlink(made + suffix)
+    try:
+        backup(source, made, progress=progress)
+        _check(made)
+        kept = _set_aside(path)
+        os.replace(made, path)
+        _sync_directory(path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(made)
     return kept
 
 

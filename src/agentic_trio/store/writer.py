@@ -31,6 +31,10 @@ QUEUE_BOUND = 1024
 BATCH_BOUND = 256
 """Units in one transaction, so that the first of a long queue doesn't wait for the last one."""
 
+GATHER = 0.0005
+"""Seconds that a batch waits for more units, after one in which several had come together. Turns
+that run one at a time wait for nothing."""
+
 CLOSE_GRACE = 30.0
 """Seconds after ``close`` during which accepted units are still written."""
 
@@ -181,8 +185,12 @@ class Writer:
         """
         with trio.CancelScope(shield=True):
             task_status.started()
+            crowded = False
             async for unit in self._receive:
+                if crowded:
+                    await trio.sleep(GATHER)
                 batch = self._take(unit)
+                crowded = len(batch) > 1
                 if not batch:
                     continue
                 if trio.current_time() > self._deadline:

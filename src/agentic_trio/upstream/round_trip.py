@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Meanwhile: TypeAlias = Callable[[], Awaitable[None]]
 GiveBack: TypeAlias = Callable[["Stream"], Awaitable[None]]
 
+HEAD_READ: Final = 4 * 1024
+"""Bytes that are read at once until the head is there. The events behind it are handled in the task of
+their turn, for as many turns as have one at that moment, while all other requests wait."""
+
 LARGE_PIECE: Final = 64 * 1024
 """Bytes of a body's piece from which on it is written by itself, rather than copied behind the head."""
 
@@ -213,8 +217,9 @@ class _Incoming:
 
     async def receive(self) -> bytes:
         """Read once; return the bytes of the body in it, if any."""
-        data = await self.wire.read(patient=self._drained)
-        self._drained = len(data) < MAX_READ
+        size = MAX_READ if self.message.status else HEAD_READ
+        data = await self.wire.read(size, patient=self._drained)
+        self._drained = len(data) < size
         return self._feed(data)
 
     async def follow(self, take: Callable[[bytes], bool]) -> None:
@@ -263,9 +268,9 @@ class _Wire:
         except BROKEN as error:
             raise broken(httpx.WriteError, error) from error
 
-    async def read(self, *, patient: bool) -> bytes:
+    async def read(self, size: int, *, patient: bool) -> bytes:
         try:
-            return await self.stream.receive_some(MAX_READ, self._read_seconds, patient=patient)
+            return await self.stream.receive_some(size, self._read_seconds, patient=patient)
         except (trio.TooSlowError, *BROKEN) as error:
             raise self._read_error(error) from error
 

@@ -37,12 +37,18 @@ class Callers:
         self._checks_hosts = bool(self._hosts) or (listens and is_loopback(config.host))
         self._known: set[str] = set()
 
-    def check(self, host: str | None, origin: str | None) -> None:
-        """Refuse a request that a foreign page may have sent. Raises InvalidRequest (403)."""
+    def check(self, host: str | None, origin: str | None, forwarded_host: str = "") -> None:
+        """Refuse a request that a foreign page may have sent. Raises InvalidRequest (403).
+
+        Args:
+            host: the ``Host`` header.
+            origin: the ``Origin`` header.
+            forwarded_host: the host that a trusted proxy was called by; a page may come from there, too.
+        """
         if self._checks_hosts and host is not None and host not in self._known:
             self._check_host(host)
         if origin is not None and not self._any_origin:
-            self._check_origin(origin.lower(), host)
+            self._check_origin(origin.lower(), host, forwarded_host)
 
     def _check_host(self, host: str) -> None:
         name = _name(host)
@@ -55,8 +61,9 @@ class Callers:
         if len(self._known) < MAX_KNOWN:
             self._known.add(host)
 
-    def _check_origin(self, origin: str, host: str | None) -> None:
-        own = host is not None and origin.partition("://")[2] == host.lower()
+    def _check_origin(self, origin: str, host: str | None, forwarded_host: str) -> None:
+        page = origin.partition("://")[2]
+        own = (host is not None and page == host.lower()) or (page and page == forwarded_host.lower())
         if not own and origin not in self._origins:
             raise InvalidRequest(
                 "Pages of this origin may not call. The operator can allow it (cors_allowed_origins).",

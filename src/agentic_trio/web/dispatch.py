@@ -23,6 +23,7 @@ from werkzeug.exceptions import HTTPException
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound
 from agentic_trio.gateway.turn import turn_timeout
 from agentic_trio.web.access import tell
+from agentic_trio.web.proxies import FORWARDED_HOST
 from agentic_trio.web.reply import Reply
 from agentic_trio.web.scope import RequestScope
 
@@ -153,7 +154,8 @@ class RequestNursery(TrioASGIHTTPConnection):
 
     async def _serve(self, request: RequestScope, send: ASGISendCallable) -> None:
         try:
-            self.app.callers.check(request.header(b"host"), request.header(b"origin"))
+            forwarded = cast("Any", self.scope).get(FORWARDED_HOST, "")
+            self.app.callers.check(request.header(b"host"), request.header(b"origin"), forwarded)
             self.app.gateway.upstream.refuse_own(request.headers)
         except GatewayError as refusal:
             await self._reply(await refuse(request, refusal), request, send)

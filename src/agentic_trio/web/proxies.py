@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 UNIX = "unix"
 """Stands for whoever connects to a Unix socket."""
 
+FORWARDED_HOST = "agentic_trio.forwarded_host"
+"""The key of a scope for the host that a proxy has been called by; empty or missing if none said."""
+
 _USED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
 
 
@@ -69,10 +72,8 @@ class Proxies:
         proto = given.get(b"x-forwarded-proto", "").rpartition(",")[2].strip().lower()
         if proto in ("http", "https"):
             scope["scheme"] = proto
-        host = given.get(b"x-forwarded-host", "").rpartition(",")[2].strip()
-        if host:
-            others = [(name, value) for name, value in scope["headers"] if name != b"host"]
-            scope["headers"] = [(b"host", host.encode("latin-1")), *others]
+        # Not in the place of Host: a page whose name was made to resolve to this machine could send it, too.
+        scope[FORWARDED_HOST] = given.get(b"x-forwarded-host", "").rpartition(",")[2].strip()
 
     def _client(self, chain: Sequence[str]) -> str:
         for address in reversed(chain):

@@ -22,6 +22,7 @@ from agentic_trio.minting import mint_id
 from agentic_trio.net.nurseries import open_inner_nursery
 from agentic_trio.web.access import tell
 from agentic_trio.web.outliving import outlives
+from agentic_trio.web.proxies import FORWARDED_HOST
 from agentic_trio.web.scope import RequestScope
 from agentic_trio.wire.socket_messages import (
     STEER,
@@ -95,6 +96,7 @@ class ResponsesSocket(TrioASGIWebsocketConnection):
         app.callers.check(
             None if host is None else host.decode("latin-1"),
             None if origin is None else origin.decode("latin-1"),
+            cast("Any", self.scope).get(FORWARDED_HOST, ""),
         )
         app.gateway.upstream.refuse_own(list(self.scope["headers"]))
         if app.gateway.authenticator is not None:

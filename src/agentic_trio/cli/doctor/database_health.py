@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from agentic_trio.cli.doctor.findings import Finding, ok, problem, warning
+from agentic_trio.config import SQLITE
 from agentic_trio.errors import ConfigError
 from agentic_trio.store import files, inspection, schema
 from agentic_trio.store.backup import backups_of
@@ -22,11 +23,23 @@ OLD_BACKUP = 7 * 86_400
 """Seconds after which a backup is old."""
 
 
+def database_file(config: Config) -> str | None:
+    """The database's file, absolute; None if it is none: in memory, or a server's."""
+    try:
+        path = config.database_path
+    except ConfigError:
+        return None
+    return None if path == schema.MEMORY else schema.resolve(path)
+
+
 def examine_database(config: Config) -> Iterator[Finding]:
     """Look at the database as ``agentic-trio db check`` does, also while a gateway uses it."""
-    path = schema.resolve(config.database_path)
-    if path == schema.MEMORY:
+    path = database_file(config)
+    if path is None and config.db_url.startswith(SQLITE):
         yield warning(CHECK, "Nothing is kept after the end: the database is in memory.", "Set db_url.")
+        return
+    if path is None:
+        yield ok(CHECK, "The database is a server's, which is not looked at here.")
         return
     try:
         schema.check_file(path)

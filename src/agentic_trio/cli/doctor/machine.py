@@ -9,8 +9,8 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
+from agentic_trio.cli.doctor.database_health import database_file
 from agentic_trio.cli.doctor.findings import Finding, ok, problem, warning
-from agentic_trio.store import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,10 +54,9 @@ def examine_disk(config: Config) -> Iterator[Finding]:
 
 
 def _directory(config: Config) -> str | None:
-    if config.database_path == schema.MEMORY:
-        return None
-    directory = os.path.dirname(schema.resolve(config.database_path))
-    return directory if os.path.isdir(directory) else None
+    path = database_file(config)
+    directory = None if path is None else os.path.dirname(path)
+    return directory if directory is not None and os.path.isdir(directory) else None
 
 
 def _file_system(directory: str) -> str:
@@ -97,8 +96,8 @@ def _private_files(config: Config) -> list[str]:
     names += files[:1] if holds_secret else []
     variables = [config.source_of(name).name for name in _secrets(config)]
     names += [os.environ.get(name) for name in variables if name.endswith("_FILE")]
-    if config.database_path != schema.MEMORY:
-        path = schema.resolve(config.database_path)
+    path = database_file(config)
+    if path is not None:
         names += [path + suffix for suffix in ("", "-wal", "-shm", ".keys", ".backups")]
     return [name for name in names if name and os.path.isfile(name)]
 
