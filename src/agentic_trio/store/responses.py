@@ -34,8 +34,8 @@ from agentic_trio.store.threads import (
     new_thread,
     read_data,
     read_items,
-    since_compaction,
     view,
+    view_for_model,
 )
 from agentic_trio.telemetry.figures import StoredFigures, stored
 
@@ -121,8 +121,7 @@ def _check_made_in(connection: sqlite3.Connection, owner: str, id: str, conversa
 
 
 def _history_at(connection: sqlite3.Connection, place: Place, calls: bytes | None) -> History:
-    segments = since_compaction(connection, view(connection, place))
-    return History(place, read_data(connection, segments), load_calls(calls))
+    return History(place, read_data(connection, view_for_model(connection, place)), load_calls(calls))
 
 
 def response(connection: sqlite3.Connection, owner: str, id: str) -> StoredResponse:
