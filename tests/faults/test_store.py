@@ -498,14 +498,14 @@ def tear(log: Path, how: str) -> None:
 
 # While it is being erased
 
-SECRET = b"walrus"
+ERASED_TEXT = b"walrus"
 
 
 async def filled(database: Path, responses: int) -> None:
     """A database with responses about the secret."""
     async with open_sqlite_store(str(database)) as store, trio.open_nursery() as nursery:
         for n in range(responses):
-            item = Item(f"msg_{n}", b'{"text":"%b %d"}' % (SECRET, n))
+            item = Item(f"msg_{n}", b'{"text":"%b %d"}' % (ERASED_TEXT, n))
             body = b'{"id":"r%d","metadata":{"user":"alice"}}' % n
             ending = Ending("", f"r{n}", 1, "completed", None, None, [item], [], frozenset(), body)
             nursery.start_soon(store.end, ending)
@@ -526,7 +526,7 @@ def files_with_secret(database: Path) -> list[str]:
 
 
 def holds_secret(path: Path) -> bool:
-    return path.is_file() and SECRET in path.read_bytes()
+    return path.is_file() and ERASED_TEXT in path.read_bytes()
 
 
 async def test_an_erasure_whose_gateway_is_killed_is_finished_by_the_next(
