@@ -221,6 +221,20 @@ async def test_garbage_in_a_stream_fails_it() -> None:
     assert (told[-1]["type"], text_of(stage.recorded())) == ("response.failed", "Hello")
 
 
+async def test_a_refusal_stays_a_status_while_the_store_is_slow_to_withdraw() -> None:
+    stage = Stage(refusal=UpstreamError("No.", status=429))
+    turn = stage.turn()
+
+    async def quiet() -> None:
+        for _ in range(3):
+            turn.wake_if_quiet()
+
+    stage.store.before["withdraw"] = quiet
+    assert (await refused(turn)).status == 429
+    assert stage.store.rows == set()
+    assert log_of(turn) == b""
+
+
 async def test_an_answer_to_a_stream_that_is_none_is_refused() -> None:
     stage = Stage(whole())
     error = await refused(stage.turn())

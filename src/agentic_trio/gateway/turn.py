@@ -18,10 +18,12 @@ from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.store.contract import APPENDING, History
+from agentic_trio.telemetry.edges import event
 from agentic_trio.telemetry.figures import Figures
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.affinity import Affinity
 from agentic_trio.wire.cache_salt import salt_of
+from agentic_trio.wire.compaction import last_compaction
 from agentic_trio.wire.items import opened_calls
 from agentic_trio.wire.responses import Snapshot, with_output
 
@@ -174,17 +176,25 @@ class Turn:
         context, made = self.recording.context, self._response.items
         usable = [item for item in made if not item.unusable]
         calls = opened_calls(item.final or {} for item in usable)
-        items = [*context.items(), *(item.stored for item in usable)]
+        made_now = [item.stored for item in usable]
+        begins = last_compaction(made_now)
+        items = made_now[begins:] if begins is not None else [*context.items(), *made_now]
         return History(items=items, open_calls=context.open_calls | calls)
 
     def wake_if_quiet(self) -> None:
         """Let readers send a comment, if nothing has happened since the last call.
 
         A stream whose model server has sent no head by then begins without it, if that is configured: its
-        id leaves, and a refusal that comes later is told as events.
+        id leaves, and a refusal that comes later is told as events. One that has come is a status, also while
+        the store takes its time to withdraw the announcement.
         """
         bridges = self.call.stream and self._services.config.bridge_silence
-        if self.log.wake_if_quiet() and bridges and self.recording.row is Row.ANNOUNCED:
+        if (
+            self.log.wake_if_quiet()
+            and bridges
+            and self.recording.row is Row.ANNOUNCED
+            and not self._response.ended
+        ):
             self._tell(self._response.begin())
 
     def cancel(self, reason: GatewayError | None = None) -> None:
@@ -371,7 +381,8 @@ class Turn:
             self._response.fail(error)
 
     def _bug(self, what: str) -> GatewayError:
-        logger.exception("turn %s %s (request %s)", self.id, what, self._context.request_id)
+        bug = event("bug", response_id=self.id, request_id=self._context.request_id)
+        logger.exception("turn %s %s (request %s)", self.id, what, self._context.request_id, extra=bug)
         return GatewayError("The gateway failed.", code="internal_error")
 
     async def _record(self) -> None:
