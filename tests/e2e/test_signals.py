@@ -145,7 +145,7 @@ async def test_client_that_has_stopped_reading_does_not_hold_it_up(
 
 
 async def test_nothing_but_the_address_is_printed(tmp_path: Path, upstream: FakeUpstream) -> None:
-    async with open_server(tmp_path, upstream.url, "--no-log-requests") as server:
+    async with open_server(tmp_path, upstream.url, "--log-level", "warning") as server:
         await server.client.post("/v1/responses", json={"model": "tiny", "input": "hi"})
         server.signal()
         await server.wait()

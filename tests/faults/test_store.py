@@ -185,8 +185,7 @@ SECRET = "a-secret-that-is-deleted"
 def on_disk(database: Path, text: str) -> list[str]:
     """The database's files that hold this text."""
     beside = [file for file in database.parent.iterdir() if file.name.startswith(database.name)]
-    files = [file for file in beside if file.is_file()]
-    return [file.name for file in files if text.encode() in file.read_bytes()]
+    return [file.name for file in beside if file.is_file() and text.encode() in file.read_bytes()]
 
 
 async def test_what_was_deleted_leaves_the_disk(database: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -12,6 +12,7 @@ from agentic_trio.errors import GatewayError, ServiceUnavailable
 from agentic_trio.gateway.items import stored_items
 from agentic_trio.gateway.rehydration import Context
 from agentic_trio.store.contract import Announcement, Ending, Item, StoreError
+from agentic_trio.telemetry.edges import event
 from agentic_trio.wire.items import CALLS, decode_kind, opened_calls
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Recording:
                 return self._not_recorded(response, log)
         if bound.cancelled_caught:
             # Whether it is on disk is unknown, so readers see a stream without an end. GET tells this ending.
-            logger.error("turn %s was not recorded in time", self.id)
+            logger.error("turn %s was not recorded in time", self.id, extra=self._event())
             self._services.unrecorded.keep(self._ending(response, log, last))
             return ServiceUnavailable("The response was not stored in time.")
         self._figures.stored = self._figures.clock()
@@ -190,7 +191,12 @@ class Recording:
     def _log_failure(self, message: str, error: Exception) -> None:
         """One line for a store that fails: it logs the outage itself, once, with its cause."""
         traceback = None if isinstance(error, StoreError) else error
-        logger.error(message, self.id, error, exc_info=traceback)
+        # Any other error's words may be a client's.
+        words = error if isinstance(error, StoreError) else type(error).__name__
+        logger.error(message, self.id, words, exc_info=traceback, extra=self._event())
+
+    def _event(self) -> dict[str, Any]:
+        return event("not_recorded", response_id=self.id)
 
     def last_events(self, response: Accumulator) -> list[bytes]:
         """The events that end the stream; none for a client that was never told the id."""

@@ -18,10 +18,12 @@ from agentic_trio.gateway.rehydration import rehydrate
 from agentic_trio.gateway.retries import Retries
 from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.store.contract import APPENDING, History
+from agentic_trio.telemetry.edges import event
 from agentic_trio.telemetry.figures import Figures
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.affinity import Affinity
 from agentic_trio.wire.cache_salt import salt_of
+from agentic_trio.wire.compaction import last_compaction
 from agentic_trio.wire.items import opened_calls
 from agentic_trio.wire.responses import Snapshot, with_output
 
@@ -174,7 +176,9 @@ class Turn:
         context, made = self.recording.context, self._response.items
         usable = [item for item in made if not item.unusable]
         calls = opened_calls(item.final or {} for item in usable)
-        items = [*context.items(), *(item.stored for item in usable)]
+        made_now = [item.stored for item in usable]
+        begins = last_compaction(made_now)
+        items = made_now[begins:] if begins is not None else [*context.items(), *made_now]
         return History(items=items, open_calls=context.open_calls | calls)
 
     def wake_if_quiet(self) -> None:
@@ -377,7 +381,8 @@ class Turn:
             self._response.fail(error)
 
     def _bug(self, what: str) -> GatewayError:
-        logger.exception("turn %s %s (request %s)", self.id, what, self._context.request_id)
+        bug = event("bug", response_id=self.id, request_id=self._context.request_id)
+        logger.exception("turn %s %s (request %s)", self.id, what, self._context.request_id, extra=bug)
         return GatewayError("The gateway failed.", code="internal_error")
 
     async def _record(self) -> None:

@@ -58,7 +58,7 @@ class Application:
         try:
             await self._app(scope, Receive(exchange, caller.peer), Send(exchange))
         except (Exception, BaseExceptionGroup) as error:
-            _log_failure(error, exchange.head)
+            _log_failure(error, exchange.head, told=exchange.told)
         else:
             self._returned(exchange)
         if not exchange.response.head_sent and not exchange.gone and exchange.refusal is None:
@@ -85,7 +85,7 @@ class Application:
             _log_failure(error, head)
 
     def _returned(self, exchange: Exchange) -> None:
-        if exchange.finished or exchange.gone or exchange.refusal is not None:
+        if exchange.finished or exchange.gone or exchange.refusal is not None or exchange.told:
             return
         if exchange.response.head_sent:
             logger.warning("%s %s: the response is cut short", *_line(exchange.head))
@@ -93,8 +93,8 @@ class Application:
             logger.error("%s %s: the app returned without a response", *_line(exchange.head))
 
 
-def _log_failure(error: Exception | BaseExceptionGroup, head: RequestHead) -> None:
-    """Log why an app failed. Raises what was cancelled beside that."""
+def _log_failure(error: Exception | BaseExceptionGroup, head: RequestHead, *, told: bool = False) -> None:
+    """Log why an app failed, unless it has ``told`` of that itself. Raises what was cancelled beside that."""
     errors: BaseException | None = error
     rest: BaseException | None = None
     if not isinstance(error, Exception):
@@ -104,7 +104,8 @@ def _log_failure(error: Exception | BaseExceptionGroup, head: RequestHead) -> No
         pass
     elif _is_only(errors, GatewayError):
         # The response had begun, so its client sees no more than that it is cut short.
-        logger.warning("%s %s: %s", *_line(head), _first(errors))
+        if not told:
+            logger.warning("%s %s: %s", *_line(head), _first(errors))
     else:
         logger.error("%s %s: the app failed", *_line(head), exc_info=errors)
     if rest is not None:
@@ -142,9 +143,10 @@ def _scope(head: RequestHead, root_path: str, caller: Caller) -> HTTPScope:
 
 
 def _line(head: RequestHead) -> tuple[str, str]:
-    """A request's method and path for the log. Its query may hold a secret."""
-    path = head.target.partition(b"?")[0]
-    return head.method, path[:200].decode("ascii")
+    """A request's method and the first two parts of its path, for the log: the others may be a client's text,
+    and its query may hold a secret."""
+    path = b"/".join(head.target.partition(b"?")[0].split(b"/")[:3])
+    return head.method, path[:100].decode("ascii")
 
 
 def _first(error: BaseException) -> BaseException:

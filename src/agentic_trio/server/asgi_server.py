@@ -19,6 +19,7 @@ from agentic_trio.server.channel import Channel
 from agentic_trio.server.connection import HTTPConnection
 from agentic_trio.server.listeners import BoundedListener, open_listeners
 from agentic_trio.server.state import ServerState
+from agentic_trio.telemetry.edges import event
 from agentic_trio.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -128,6 +129,6 @@ class _Handler:
         try:
             await HTTPConnection(self.app, self.server, Channel(stream, self.limits)).run()
         except Exception:
-            logger.exception("a connection failed")
+            logger.exception("a connection failed", extra=event("bug"))
         finally:
             self.slots.release()

@@ -44,6 +44,7 @@ class Exchange:
     Attributes:
         finished: the whole response was sent.
         gone: the client closed, or can't be written to.
+        told: the app has logged how this ended.
         too_slow: it can't be written to because it took nothing for the write timeout.
         refusal: the error to send instead of a response that never began.
 
@@ -58,6 +59,7 @@ class Exchange:
         self.finished = False
         self.gone = False
         self.too_slow = False
+        self.told = False
         self.refusal: GatewayError | None = None
         self._channel = channel
         self._server = server
@@ -242,6 +244,10 @@ class Fate:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+
+    def tell(self) -> None:
+        """The app has logged how the exchange ended: an answer that is cut short needs no other line."""
+        self._exchange.told = True
 
     @property
     def refusal(self) -> GatewayError | None:

@@ -127,8 +127,12 @@ class BoundedListener(trio.abc.Listener[Stream]):
     async def _take_slot(self) -> None:
         with suppress(trio.WouldBlock):
             self._slots.acquire_nowait()
+            if self._server.full.refused:
+                self._server.full.admit()
             return
         self._server.crowded = not self._server.close_longest_idle()
+        if self._server.crowded:
+            self._server.full.refuse()
         try:
             await self._slots.acquire()
         finally:

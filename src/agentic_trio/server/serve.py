@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from agentic_trio.server.asgi_server import serve_asgi
 from agentic_trio.server.binding import UDS_UMASK, Binding, load_certificate, tls_context, unix_socket
 from agentic_trio.server.limits import ConnectionLimits
 from agentic_trio.server.metrics_port import open_metrics_port
+from agentic_trio.telemetry.edges import event
 from agentic_trio.web.app import create_app
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from agentic_trio.config import Config
     from agentic_trio.gateway.gateway import Gateway
+
+logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_TIMEOUT = 75.0
 """Seconds; longer than the pools of common clients keep a connection, so that the client closes first."""
@@ -78,6 +82,8 @@ async def _serve(
         async def told_to_stop() -> None:
             await shutdown_trigger()
             gateway.admission.close()
+            stopping = event("stopping", turns=len(gateway.turns))
+            logger.info("stopping: what runs has %g s", config.graceful_timeout, extra=stopping)
             nursery.start_soon(_end_turns, gateway, trio.current_time() + config.graceful_timeout)
 
         await serve_asgi(

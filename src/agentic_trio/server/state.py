@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from time import time
 from typing import TYPE_CHECKING
 
 import trio
+
+from agentic_trio.telemetry.edges import Overload
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
     from agentic_trio.net.disconnects import Disconnects
     from agentic_trio.net.streams import Stream
     from agentic_trio.telemetry.observer import Observer
+
+
+logger = logging.getLogger(__name__)
 
 
 class ServerState:
@@ -26,6 +32,7 @@ class ServerState:
         crowded: a new connection waits for one of the busy ones to end, so none is kept alive.
         shutting_down: connections close after the request in flight.
         observer: is told of requests that are refused before the app sees them.
+        full: tells of connections that have to wait.
     """
 
     def __init__(self, config: Config, observer: Observer, *, websockets: bool = False) -> None:
@@ -36,6 +43,9 @@ class ServerState:
         self.idle: dict[Stream, None] = {}
         self.shutting_down = False
         self.observer = observer
+        self.full = Overload(
+            logger, "connections", "as many as may be are open and busy", "new connections wait"
+        )
         self._requests = 0
         self._served_out = trio.Event()
         self._headers = b""

@@ -32,10 +32,14 @@ class Overload:
         logger: of the module that refuses.
         reason: names the bound in the log and the metrics.
         words: what is full.
+        what: what that does to clients.
     """
 
-    def __init__(self, logger: logging.Logger, reason: str, words: str) -> None:
+    def __init__(
+        self, logger: logging.Logger, reason: str, words: str, what: str = "requests are refused"
+    ) -> None:
         self._logger = logger
+        self._what = what
         self._reason = reason
         self._words = words
         self._began = self._logged = self._latest = 0.0
@@ -48,12 +52,13 @@ class Overload:
         if self.refused == 1:
             self._began = self._logged = now
             self._logger.warning(
-                "requests are refused: %s", self._words, extra=event("overloaded", reason=self._reason)
+                "%s: %s", self._what, self._words, extra=event("overloaded", reason=self._reason)
             )
         elif now >= self._logged + REPEAT:
             self._logged = now
             self._logger.warning(
-                "requests are still refused: %s (%d so far)",
+                "still, %s: %s (%d so far)",
+                self._what,
                 self._words,
                 self.refused,
                 extra=event("overloaded", reason=self._reason, refused=self.refused),
@@ -64,7 +69,8 @@ class Overload:
         now = monotonic()
         if now >= self._latest + QUIET:
             self._logger.info(
-                "requests are taken again: %d were refused in %.0f s",
+                "no longer so: %s (%d in %.0f s)",
+                self._what,
                 self.refused,
                 self._latest - self._began,
                 extra=event("overload_over", reason=self._reason, refused=self.refused),

@@ -12,6 +12,7 @@ import trio
 
 from agentic_trio.errors import UpstreamError
 from agentic_trio.net.nurseries import open_inner_nursery
+from agentic_trio.telemetry.edges import event
 from agentic_trio.upstream.fleet import Fleet, ServerState
 from agentic_trio.upstream.model_lists import list_of_all
 from agentic_trio.wire.affinity import NO_AFFINITY, Affinity, affinity_of
@@ -143,12 +144,14 @@ class Balancer:
             self._looked_ill(server, "The model server did not answer in time.")
         else:
             if not server.healthy:
-                logger.info("the model server at %s is back in service", server.name)
+                back = event("model_server_in_service", server=server.name)
+                logger.info("the model server at %s is back in service", server.name, extra=back)
             server.looked_well(models)
 
     def _looked_ill(self, server: ServerState, reason: str) -> None:
         if server.healthy:
-            logger.warning("the model server at %s is out of service: %s", server.name, reason)
+            out = event("model_server_out_of_service", server=server.name, reason=reason)
+            logger.warning("the model server at %s is out of service: %s", server.name, reason, extra=out)
         server.looked_ill(reason)
 
 

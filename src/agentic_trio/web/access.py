@@ -23,6 +23,8 @@ _RESPONSE_ID = re.compile(r"resp_[0-9a-f]{48}")
 def tell(request: RequestScope) -> None:
     """Tell the gateway's operators of a request that is over."""
     request.end()
+    if request.fate is not None and request.gateway.observer.log is not None:
+        request.fate.tell()
     request.gateway.observer.request(line_of(request), quiet=request.route in PROBES)
 
 

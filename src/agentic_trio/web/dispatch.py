@@ -22,6 +22,7 @@ from werkzeug.exceptions import HTTPException
 
 from agentic_trio.errors import GatewayError, InvalidRequest, NotFound
 from agentic_trio.gateway.turn import turn_timeout
+from agentic_trio.telemetry.edges import event
 from agentic_trio.web.access import tell
 from agentic_trio.web.proxies import FORWARDED_HOST
 from agentic_trio.web.reply import Reply
@@ -249,7 +250,8 @@ async def refuse(request: RequestScope, error: Exception) -> Reply:
     if isinstance(error, HTTPException):
         error = _routing_error(request, error)
     elif not isinstance(error, GatewayError):
-        logger.error("request %s failed", request.request_id, exc_info=error)
+        bug = event("bug", request_id=request.request_id)
+        logger.error("request %s failed", request.request_id, exc_info=error, extra=bug)
         error = GatewayError("The gateway failed.", code="internal_error")
     request.error = error
     reply = Reply(error.body(), error.status)

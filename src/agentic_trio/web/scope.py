@@ -36,6 +36,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Fate(Protocol):
     """What our server knows of a request that no app is told: why its client got no answer, or not all."""
 
+    def tell(self) -> None:
+        """The log has a line of this request, so that the server needs none."""
+
     @property
     def refusal(self) -> GatewayError | None:
         """What the server itself answered instead."""
@@ -192,7 +195,7 @@ class RequestScope:
             if identity is None:
                 raise RuntimeError(f"{self.where} was not authenticated")
             config = self.gateway.config
-            open_to_all = self.gateway.authenticator is None
+            open_to_all = identity is ANYONE
             self._context = RequestContext(
                 authorization=upstream_authorization(config, identity, self._brought_authorization()),
                 owner=identity.owner,
@@ -218,7 +221,7 @@ class RequestScope:
 
         An owner's credentials change: keys are rotated, tokens expire within minutes.
         """
-        if self.gateway.authenticator is not None:
+        if self._identity is not ANYONE:
             return []
         return [value for name, value in self.headers if name in (b"authorization", b"x-api-key")]
 
