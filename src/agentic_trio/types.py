@@ -272,6 +272,11 @@ class ConversationReference(TypedDict):
     id: str
 
 
+class CreateResponseContextManagement(TypedDict):
+    type: Literal["compaction"]
+    compact_threshold: NotRequired[int | None]
+
+
 class Tool(TypedDict):
     """A tool. ``function`` and ``custom`` tools need a ``name``; all other members go to the model
     server as they are."""
@@ -339,6 +344,8 @@ class CreateResponse(TypedDict):
     """Accepted and ignored: nothing here is obfuscated."""
     background: NotRequired[bool | None]
     """Answer at once, and go on without a client. Needs ``store``."""
+    context_management: NotRequired[list[CreateResponseContextManagement] | None]
+    """Sums the context up before it is answered, if it has more tokens than this."""
     truncation: NotRequired[Literal["auto", "disabled"] | None]
     """``auto`` drops the oldest items of a context that is too long."""
     instructions: NotRequired[str | None]
@@ -895,6 +902,7 @@ __all__ = [
     "CreateConversation",
     "CreateItems",
     "CreateResponse",
+    "CreateResponseContextManagement",
     "CreatedEvent",
     "CustomToolCall",
     "CustomToolCallInputDeltaEvent",

@@ -43,6 +43,7 @@ class FakeUpstream:
         self.aborted = 0
         """Requests whose client left before the end of the answer."""
         self.stalled = 0
+        self.elsewhere: dict[str, tuple[int, bytes]] = {}
         """Requests that hang or stall now."""
         self.connections = 0
         """Connections accepted so far."""
@@ -136,6 +137,8 @@ class FakeUpstream:
 
     def _elsewhere(self, request: Recorded) -> Answer:
         where = (request.method, request.path)
+        if request.path in self.elsewhere:
+            return plain(*self.elsewhere[request.path])
         if where == ("GET", "/v1/models"):
             return plain(200, encode({"object": "list", "data": [MODEL | {"id": id} for id in self.models]}))
         if where == ("GET", "/health"):

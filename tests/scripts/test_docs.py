@@ -58,8 +58,8 @@ async def test_a_snippet_runs_as_it_stands(code: str, served: Served, tmp_path: 
     ran = await run_python("-W", "error", "-c", code, cwd=tmp_path)
     assert ran.code == 0, ran.err
     called = {request.path for request in served.upstream.requests}
-    serves = "shutdown_trigger" in code or "nursery.start(serve" in code
-    assert called == (set() if serves else {"/v1/responses"})
+    asks = re.search(r"responses\.create|_response\(|/v1/responses", code)
+    assert called == ({"/v1/responses"} if asks else set())
 
 
 TYPED = [each for each in SNIPPETS if "agentic_trio" in each.values[0]]

@@ -6,7 +6,7 @@ import itertools
 import sqlite3
 from contextlib import AsyncExitStack, contextmanager
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from unittest.mock import patch
 
 import trio
@@ -32,6 +32,7 @@ from agentic_trio.upstream.transport import StreamTransport
 from agentic_trio.web import relay, scope
 from agentic_trio.web.app import attach, create_app
 from agentic_trio.wire.responses import crashed
+from tests.simulation.intruder import ByHeader
 from tests.simulation.streams import Listener, Ready, connection, no_disconnects, open_disconnects
 
 if TYPE_CHECKING:
@@ -104,8 +105,11 @@ class Machine:
         faults: StoreFaults,
         model_server: ModelServer,
         database: bytes | None,
+        *,
+        owners: bool = False,
     ) -> None:
         self.number = number
+        self.owners = owners
         self.config = config
         self.record = record
         self.faults = faults
@@ -186,6 +190,7 @@ class Machine:
                 mint=self.mint,
                 now=now,
                 clock=trio.current_time,
+                authenticator=cast("Any", ByHeader() if self.owners else None),
                 tools=self.tools,
             )
             self.gateway = await stack.enter_async_context(open_gateway_over(self.services))

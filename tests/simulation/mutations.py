@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 from agentic_trio.gateway import admission, locks, recording, registry, turn, unrecorded
 from agentic_trio.gateway.responses import Responses
+from agentic_trio.store import conversations as stored_conversations
 from agentic_trio.store import files, sqlite, writer
 from agentic_trio.store import responses as stored_turns
 from agentic_trio.store.contract import ENDED
@@ -305,3 +306,23 @@ def a_success_is_told_from_memory() -> list[Change]:
         return self._unrecorded.find(owner, id)
 
     return [(Responses, "_told", told)]
+
+
+@mutation
+def a_running_turn_is_found_without_its_owner() -> list[Change]:
+    def find(self: Any, owner: str, id: str) -> Any:
+        return self._running.get(id)
+
+    return [(registry.Registry, "find", find)]
+
+
+@mutation
+def a_stored_response_is_found_without_its_owner() -> list[Change]:
+    anyone = stored_turns._FIND.replace("owner = :owner", ":owner = :owner")
+    return [(stored_turns, "_FIND", anyone)]
+
+
+@mutation
+def a_conversation_is_found_without_its_owner() -> list[Change]:
+    anyone = stored_conversations._FIND.replace("conversation.owner = :owner", ":owner = :owner")
+    return [(stored_conversations, "_FIND", anyone)]

@@ -25,6 +25,7 @@ import trio.testing
 
 from agentic_trio.config import Config
 from tests.simulation.client import Client, Known, seen_id
+from tests.simulation.intruder import Intruder
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.machine import Machine, StoreFaults, network_in_memory
 from tests.simulation.model_server import ModelServer
@@ -140,6 +141,11 @@ class World:
         self.machines: list[Machine] = []
         self.known = Known()
         self.healed = False
+        # Not in every world: what another client asks changes what a seed shows of everything else.
+        self.intruded = seed % 4 == 0
+        self.intruder = Intruder(
+            -1, Record(trio.current_time), self.random("intruder"), self.connect, self.known
+        )
 
     def random(self, name: str) -> Random:
         return Random(f"{self.seed}/{name}")
@@ -167,6 +173,7 @@ class World:
             self.store_faults,
             self.model_server,
             database,
+            owners=self.intruded,
         )
         self.machines.append(machine)
         nursery.start_soon(machine.run)
@@ -195,6 +202,8 @@ class World:
                 async with trio.open_nursery() as clients:
                     for number in range(self.plan.clients):
                         clients.start_soon(self.client(number).run, self.plan.requests)
+                    if self.intruded:
+                        clients.start_soon(self.intruder.try_all, 3 * self.plan.requests)
                 await self._heal()
                 await self._look()
                 nursery.cancel_scope.cancel()
@@ -320,6 +329,8 @@ def simulate(seed: int) -> Outcome:
     if failure is not None:
         judge.found("the run ends", "".join(traceback.format_exception(failure)))
     else:
+        for each in world.intruder.found:
+            judge.found("another's is not there", each)
         judge.judge(world.left_over, world.tables, logged.messages)
         judge.machines([(m.number, m.dead, m.ended, m.stopped_at, m.over_at) for m in world.machines])
     return Outcome(seed, world.record, judge.violations, judge.turns)

@@ -61,12 +61,9 @@ ROUTES = [
     (method, re.compile(re.sub(r"{model}", ".+", re.sub(r"{(id|item)}", "[^/]+", path))), operation)
     for method, path, operation in operations()
 ]
-UNSERVED = ("/v1/responses/compact", "/v1/responses/input_tokens")
 
 
 def _operation(method: str, path: str) -> Json | None:
-    if path in UNSERVED:
-        return None
     found = (each for known, pattern, each in ROUTES if known == method and pattern.fullmatch(path))
     return next(found, None)
 

@@ -74,7 +74,7 @@ ROWS = {
 }
 """The members that a request without state can have; those about state have tests of their own."""
 
-STATE = {"input", "conversation", "conversation_id", "previous_response_id"}
+STATE = {"input", "conversation", "conversation_id", "previous_response_id", "context_management"}
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -15,8 +15,10 @@ from agentic_trio.config import SETTINGS
 from agentic_trio.context import RequestContext, bearer
 from agentic_trio.errors import ConfigError, GatewayError, ServiceUnavailable
 from agentic_trio.gateway.admission import Admission
+from agentic_trio.gateway.compacting import Compacting
 from agentic_trio.gateway.control import open_control
 from agentic_trio.gateway.conversations import Conversations
+from agentic_trio.gateway.counting import Counting
 from agentic_trio.gateway.embedding import Embedding
 from agentic_trio.gateway.fair_queue import FairQueue
 from agentic_trio.gateway.idempotency import KEY_WAIT, key_in_use
@@ -75,6 +77,8 @@ class Gateway(Embedding):
         seals: whether reasoning can be sealed for clients.
         keys: who is at work on which idempotency key.
         responses: stored responses, as JSON text.
+        counting: counts the input tokens of requests.
+        compacting: sums contexts up for clients.
         conversations: conversations and their items, as JSON text.
         observer: what operators see.
         reloads: called with a new configuration when a running gateway is to take what it can of it.
@@ -92,6 +96,8 @@ class Gateway(Embedding):
         self.seals = services.sealing is not None
         self.keys = Locks(KEY_WAIT, key_in_use)
         self.responses = Responses(services, self.turns)
+        self.counting = Counting(services)
+        self.compacting = Compacting(services)
         self.conversations = Conversations(
             services.store,
             services.unrecorded,

@@ -8,6 +8,7 @@ from agentic_trio.errors import NotFound
 from agentic_trio.gateway.store_errors import item_already_in_conversation
 from agentic_trio.store.contract import Item, PageQuery
 from agentic_trio.wire import checks
+from agentic_trio.wire.compaction import COMPACTION
 from agentic_trio.wire.conversations import list_body
 from agentic_trio.wire.items import InputItem, decode_kind
 
@@ -64,7 +65,8 @@ def resolved(item: InputItem, found: Mapping[str, bytes], param: str) -> InputIt
 
 def stored_items(items: Sequence[InputItem]) -> list[Item]:
     """Items as the store takes them."""
-    return [Item(item.id, item.data, issued=not item.named) for item in items]
+    # A history begins at a compaction that a turn made, not at one that a client brought along.
+    return [Item(item.id, item.data, issued=not item.named and item.type != COMPACTION) for item in items]
 
 
 def page_query(limit: int, order: str, after: str | None, before: str | None) -> PageQuery:

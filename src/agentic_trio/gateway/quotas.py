@@ -123,6 +123,7 @@ class Quotas:
         self._now = now
         self._owner_limits = {} if owner_limits is None else owner_limits
         self._accounts: dict[tuple[str, str | None], Account] = {}
+        self._dropped_at = MAX_IDLE_ACCOUNTS
         self._unwritten: dict[tuple[str, str, int], int] = {}
         self.freed: Callable[[], None] = lambda: None
 
@@ -158,7 +159,7 @@ class Quotas:
     def _account(self, owner: str, key: str | None) -> Account:
         account = self._accounts.get((owner, key))
         if account is None:
-            if len(self._accounts) >= MAX_IDLE_ACCOUNTS:
+            if len(self._accounts) >= self._dropped_at:
                 self._drop_idle()
             account = self._accounts[owner, key] = Account()
         account.forget(trio.current_time(), self._today())
@@ -170,6 +171,8 @@ class Quotas:
             account.forget(now, day)
             if account.idle:
                 del self._accounts[name]
+        # With many that aren't idle, looking at all of them for each new one would take ever longer.
+        self._dropped_at = max(MAX_IDLE_ACCOUNTS, 2 * len(self._accounts))
 
     def _today(self) -> int:
         return int(self._now()) // DAY

@@ -9,6 +9,7 @@ import trio
 
 from agentic_trio.errors import ServiceUnavailable
 from agentic_trio.gateway.admission import TooManyRequests
+from agentic_trio.gateway.compacting import CompactingTurn
 from agentic_trio.gateway.rounds import ToolTurn
 from agentic_trio.gateway.turn import Turn
 from agentic_trio.wire.create_response import parse_create_response, parse_steps
@@ -86,7 +87,7 @@ class Registry:
             ticket.give_slot_back()
         else:
             ticket.begin_now()
-        kind = ToolTurn if call.runs_tools else Turn
+        kind = _kind_of(call)
         return kind(call, context, services, ticket.pop_all(), key=key, local=local, generates=generates)
 
     def _has_share(self, owner: str) -> bool:
@@ -225,6 +226,14 @@ class Registry:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + bound):
             for turn in turns:
                 await turn.wait_ended()
+
+
+def _kind_of(call: CreateResponse) -> type[Turn]:
+    if call.compacts:
+        return CompactingTurn
+    if call.runs_tools:
+        return ToolTurn
+    return Turn if call.compact_threshold is None else CompactingTurn
 
 
 def _shutting_down() -> ServiceUnavailable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
     from agentic_trio.wire.sealing import Seal, Sealing
 
 
+@dataclass(slots=True)
+class Rendering:
+    """What is known of a model server's renderer.
+
+    Attributes:
+        absent_until: Trio's time until which it is taken to have none.
+    """
+
+    absent_until: float = -math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The gateway's own parts, which all turns share.
@@ -45,6 +57,7 @@ class Services:
         quotas: what owners and keys may use; None where that is without bounds.
         authenticator: finds out who a request comes from; None where nobody has to say.
         sealing: seals what clients carry; None where that can't be done.
+        rendering: whether the model server renders requests to tokens.
     """
 
     config: Config
@@ -62,6 +75,7 @@ class Services:
     quotas: Quotas | None = None
     tools: ToolServers | None = None
     sealing: Sealing | None = None
+    rendering: Rendering = field(default_factory=Rendering)
 
     def seal_of(self, owner: str) -> Seal | None:
         """What seals and opens an owner's values; None where that can't be done."""

@@ -23,6 +23,7 @@ from agentic_trio.telemetry.figures import Figures
 from agentic_trio.wire.accumulator import Accumulator, not_a_stream
 from agentic_trio.wire.affinity import Affinity
 from agentic_trio.wire.cache_salt import salt_of
+from agentic_trio.wire.compaction import last_compaction
 from agentic_trio.wire.items import opened_calls
 from agentic_trio.wire.responses import Snapshot, with_output
 
@@ -175,7 +176,9 @@ class Turn:
         context, made = self.recording.context, self._response.items
         usable = [item for item in made if not item.unusable]
         calls = opened_calls(item.final or {} for item in usable)
-        items = [*context.items(), *(item.stored for item in usable)]
+        made_now = [item.stored for item in usable]
+        begins = last_compaction(made_now)
+        items = made_now[begins:] if begins is not None else [*context.items(), *made_now]
         return History(items=items, open_calls=context.open_calls | calls)
 
     def wake_if_quiet(self) -> None:

@@ -35,6 +35,7 @@ from agentic_trio.store.threads import (
     read_data,
     read_items,
     view,
+    view_for_model,
 )
 from agentic_trio.telemetry.figures import StoredFigures, stored
 
@@ -120,7 +121,7 @@ def _check_made_in(connection: sqlite3.Connection, owner: str, id: str, conversa
 
 
 def _history_at(connection: sqlite3.Connection, place: Place, calls: bytes | None) -> History:
-    return History(place, read_data(connection, view(connection, place)), load_calls(calls))
+    return History(place, read_data(connection, view_for_model(connection, place)), load_calls(calls))
 
 
 def response(connection: sqlite3.Connection, owner: str, id: str) -> StoredResponse:

@@ -67,6 +67,40 @@ def _origin(connection: sqlite3.Connection, thread: int) -> tuple[int | None, in
     return parent, fork
 
 
+_WALK = f"""
+    SELECT parent, fork, (
+        SELECT max(key) FROM entry
+        WHERE issued = 1 AND item GLOB 'cmp_*'
+            AND key > (:thread << {POSITION_BITS} | fork) AND key <= :last
+            AND (dropped IS NULL OR dropped > :end)
+    )
+    FROM thread WHERE id = :thread
+"""
+"""A thread's origin, and the last compaction in its part of a view."""
+
+
+def view_for_model(connection: sqlite3.Connection, place: Place) -> list[Segment]:
+    """The segments that a model is given: a view, but only from the last compaction that a turn made on."""
+    segments: list[Segment] = []
+    thread: int | None = place.thread
+    end = place.position
+    while thread is not None:
+        bounds = {"thread": thread, "last": key(thread, end), "end": end}
+        row = connection.execute(_WALK, bounds).fetchone()
+        if row is None:
+            raise StoreError("a part of this history is gone")
+        parent, fork, compaction = row
+        if compaction is not None:
+            segments.append(Segment(thread, (compaction & MAX_POSITION) - 1, end))
+            break
+        if end > fork:
+            segments.append(Segment(thread, fork, end))
+            end = fork
+        thread = parent
+    segments.reverse()
+    return segments
+
+
 _VISIBLE = " key > :first AND key <= :last AND (dropped IS NULL OR dropped > :end)"
 """The entries of a segment, or a part of it, that its view holds."""
 

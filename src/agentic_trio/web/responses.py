@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from agentic_trio.gateway.idempotency import IdempotencyKey
 from agentic_trio.web.access import response_id
-from agentic_trio.web.dispatch import Routes, unknown_url
+from agentic_trio.web.dispatch import Routes
 from agentic_trio.web.outliving import outlives
 from agentic_trio.web.queries import (
     boolean_argument,
@@ -182,9 +184,29 @@ async def list_input_items(request: RequestScope, id: str) -> Reply:
     return request.reply(await request.gateway.responses.input_items(request.context.owner, id, query))
 
 
-@routes.handle("POST", "/v1/responses/compact")
 @routes.handle("POST", "/v1/responses/input_tokens")
-async def refuse_unserved(request: RequestScope) -> Reply:
-    """OpenAI's endpoints that are not served here. Without this they would be a response's id, and 405;
-    clients that can do without them look for 404."""
-    raise unknown_url(request)
+async def count_input_tokens(request: RequestScope) -> Reply:
+    """Count the tokens that a request would give to the model."""
+    gateway = request.gateway
+    gateway.admission.check()
+    body = await request.body()
+    request.ticket.take_slot()
+    _bound_in_time(request)
+    return Reply(await gateway.counting.count(body, request.context, request.ticket))
+
+
+@routes.handle("POST", "/v1/responses/compact")
+async def compact(request: RequestScope) -> Reply:
+    """Sum a context up, so that a client can go on with less."""
+    gateway = request.gateway
+    gateway.admission.check()
+    body = await request.body()
+    request.ticket.take_slot()
+    _bound_in_time(request)
+    return request.reply(await gateway.compacting.compact(body, request.context, request.ticket))
+
+
+def _bound_in_time(request: RequestScope) -> None:
+    """Give a request as long as a turn; it is 504 after that."""
+    timeout = request.gateway.config.turn_timeout
+    request.nursery.cancel_scope.deadline = trio.current_time() + timeout

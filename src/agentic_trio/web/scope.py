@@ -195,7 +195,7 @@ class RequestScope:
             if identity is None:
                 raise RuntimeError(f"{self.where} was not authenticated")
             config = self.gateway.config
-            open_to_all = self.gateway.authenticator is None
+            open_to_all = identity is ANYONE
             self._context = RequestContext(
                 authorization=upstream_authorization(config, identity, self._brought_authorization()),
                 owner=identity.owner,
@@ -221,7 +221,7 @@ class RequestScope:
 
         An owner's credentials change: keys are rotated, tokens expire within minutes.
         """
-        if self.gateway.authenticator is not None:
+        if self._identity is not ANYONE:
             return []
         return [value for name, value in self.headers if name in (b"authorization", b"x-api-key")]
 

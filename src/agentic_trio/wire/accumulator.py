@@ -26,6 +26,7 @@ from agentic_trio.wire.dialect import (
     normal_usage,
     reported_error,
     reports_error,
+    summed_usage,
 )
 from agentic_trio.wire.ids import MintId, item_prefix
 from agentic_trio.wire.mending import decode_mended, decode_upstream
@@ -98,6 +99,7 @@ class Accumulator:
         self._now = now
         self._decoder = sse.Decoder()
         self._seal = seal
+        self._spent: JsonObject | None = None
         self._output = self._events_of(mint, seal)
         self.items = self._output.items
         self._error: GatewayError | None = None
@@ -159,6 +161,21 @@ class Accumulator:
         if not self.followed:
             self.fail(UpstreamError("The model server broke off before the response was complete."))
         return events
+
+    def compact(self, item: JsonObject, usage: JsonObject | None, *, marked: bool) -> list[bytes]:
+        """Add a compaction; return the events for that.
+
+        Args:
+            item: its members beside its id and type.
+            usage: what it took, which counts towards the response's.
+            marked: whether an event of its own says that the context is compacted.
+        """
+        self._spent = usage
+        self.snapshot.usage = usage
+        self._output.add_whole(
+            {"type": "compaction", **item}, "response.compaction.compacting" if marked else ""
+        )
+        return self._output.take_sent()
 
     def complete(self) -> None:
         """The response is complete as it is, without a word of the upstream."""
@@ -278,6 +295,8 @@ class Accumulator:
     def _conclude(self, type: str, answer: JsonObject) -> None:
         snapshot = self.snapshot
         snapshot.usage = normal_usage(answer.get("usage"))
+        if self._spent is not None:
+            snapshot.usage = summed_usage(self._spent, snapshot.usage)
         snapshot.reported = reported_members(answer)
         status = self._ending(type, answer)
         reason = _incomplete_reason(answer)

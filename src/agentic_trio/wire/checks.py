@@ -273,3 +273,22 @@ def reasoning(value: Any, path: str) -> None:
         _effort(value["effort"], f"{path}.effort")
     if value.get("summary") is not None:
         _summary(value["summary"], f"{path}.summary")
+
+
+MIN_THRESHOLD = 1000
+"""The smallest ``compact_threshold``, as at OpenAI: a summary must be smaller than what it sums up."""
+
+_threshold = integer(MIN_THRESHOLD)
+_management = one_of("compaction")
+
+
+def context_management(value: Any, path: str) -> None:
+    """Check what is to be done with a context that grows."""
+    array(value, path, 1)
+    for index, each in enumerate(value):
+        where = f"{path}[{index}]"
+        mapping(each, where)
+        _required(each, ("type",), where)
+        _management(each["type"], f"{where}.type")
+        if each.get("compact_threshold") is not None:
+            _threshold(each["compact_threshold"], f"{where}.compact_threshold")

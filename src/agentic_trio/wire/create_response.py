@@ -15,6 +15,7 @@ import msgspec
 from agentic_trio.errors import InvalidRequest
 from agentic_trio.wire import checks
 from agentic_trio.wire.bodies import bounded, decode_value, invalid_json, members_of, split_list
+from agentic_trio.wire.compaction import COMPACTION_TRIGGER
 from agentic_trio.wire.dialect import JsonObject, encode
 from agentic_trio.wire.hosting import McpTool, parse_mcp_tools
 from agentic_trio.wire.items import (
@@ -29,7 +30,7 @@ from agentic_trio.wire.sealed_items import INCLUDED
 from agentic_trio.wire.tools import hosted_type, refuse_unhosted, sent_tools, shown_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 
     from agentic_trio.wire.bodies import Members
     from agentic_trio.wire.checks import Check
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from agentic_trio.wire.sealing import Seal
 
 MAX_INPUT_LENGTH = 10_485_760
+
+DEFAULT_THRESHOLD = 100_000
+"""The tokens from which on a context is compacted, where ``context_management`` doesn't say."""
 
 MAX_NAME_LENGTH = 512
 """How long the id of a response or conversation may be that a request names, in characters."""
@@ -69,6 +73,7 @@ FIELDS: dict[str, Check] = {
     "top_logprobs": checks.integer(0, 20),
     "previous_response_id": checks.string(MAX_NAME_LENGTH),
     "conversation_id": checks.string(MAX_NAME_LENGTH),
+    "context_management": checks.context_management,
 }
 """Member -> its check, in the order in which OpenAI checks them."""
 
@@ -83,6 +88,7 @@ OURS = frozenset(
         "conversation_id",
         "stream_options",
         "truncation",
+        "context_management",
     }
 )
 """The members that the gateway itself acts on. They never go upstream as they came."""
@@ -126,7 +132,6 @@ HOSTED_FIELDS = frozenset(
     {
         "access_programs",
         "background_options",
-        "context_management",
         "image",
         "moderation",
         "personality",
@@ -219,6 +224,8 @@ class CreateResponse:
         searches: whether it offers a web search that is run here.
         answers: whether its input says whether a call may be made.
         seals: whether reasoning is to be sealed for the client.
+        compacts: whether the context is to be compacted instead of answered.
+        compact_threshold: the tokens of a context from which on it is compacted before it is answered.
     """
 
     members: Members
@@ -247,6 +254,8 @@ class CreateResponse:
         return None if text is None else decode_value(text)
 
     seals: bool = False
+    compacts: bool = False
+    compact_threshold: int | None = None
 
     def echo(self) -> bytes:
         """Return the Response object's members that repeat this request, as JSON text without braces."""
@@ -374,8 +383,12 @@ def parse_steps(
     if strict:
         checks.known(members, KNOWN_FIELDS)
     items: list[InputItem] = []
+    compacts = False
     for item in _input_items(members.get("input", b"[]"), mint, strict=strict):
-        items.append(item)
+        if item.type == COMPACTION_TRIGGER:
+            compacts = True
+        else:
+            items.append(item)
         yield
     members.pop("input", None)  # the items hold its text now
     values = _checked(members, hosted)
@@ -399,11 +412,19 @@ def parse_steps(
         answers="mcp" in hosted and any(item.type == "mcp_approval_response" for item in items),
         searches=any(_searches(tool, hosted) for tool in values.get("tools", ())),
         seals=seals and INCLUDED in values.get("include", ()),
+        compacts=compacts,
+        compact_threshold=_threshold(values.get("context_management") or ()),
     )
 
 
 def _searches(tool: JsonObject, hosted: Collection[str]) -> bool:
     return tool["type"].startswith("web_search") and hosted_type(tool["type"]) in hosted
+
+
+def _threshold(managements: Iterable[JsonObject]) -> int | None:
+    """The tokens from which on a context is compacted; None if it never is."""
+    given = [each.get("compact_threshold") or DEFAULT_THRESHOLD for each in managements]
+    return min(given, default=None)
 
 
 def _checked(members: Members, hosted: Collection[str]) -> JsonObject:

@@ -137,6 +137,20 @@ def normal_usage(usage: Any) -> JsonObject | None:
     }
 
 
+def summed_usage(before: JsonObject | None, more: JsonObject | None) -> JsonObject | None:
+    """The token counts of several answers. A member that only one of them has keeps its value."""
+    if before is None or more is None:
+        return before or more
+    total = dict(before)
+    for name, value in more.items():
+        known = total.get(name)
+        if isinstance(value, dict):
+            total[name] = summed_usage(known if isinstance(known, dict) else None, value)
+        else:
+            total[name] = value + known if isinstance(known, int | float) else value
+    return total
+
+
 _COUNTS = frozenset(
     {
         "input_tokens",

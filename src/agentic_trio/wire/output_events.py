@@ -195,6 +195,21 @@ class OutputEvents:
                 item.cut = True
                 item.finish(item.so_far("incomplete"))
 
+    def add_whole(self, item: JsonObject, between: str = "") -> None:
+        """Add a whole item that isn't the upstream's. ``between``: an event before its end."""
+        type = item["type"]
+        id = self._mint(item_prefix(type))
+        whole = {"id": id, **item}
+        own = OutputItem(len(self.items), id, whole)
+        # The upstream knows nothing of it, so nothing that it says is about it.
+        self.items.append(own)
+        place = {"output_index": own.index}
+        self._send("response.output_item.added", {**place, "item": whole})
+        if between:
+            self._send(between, {**place, "item_id": id})
+        own.finish(whole)
+        self._send("response.output_item.done", {**place, "item": whole})
+
     def _item_added(self, event: Event, item: JsonObject) -> None:
         if not self._lookup.repeated(item.get("type"), item.get("id"), event.output_index):
             self._add(item, event.output_index)

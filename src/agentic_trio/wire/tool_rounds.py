@@ -9,7 +9,7 @@ import msgspec
 from agentic_trio.errors import UpstreamError
 from agentic_trio.wire import sse
 from agentic_trio.wire.accumulator import MAX_OUTPUT_BYTES, Accumulator, whole_output
-from agentic_trio.wire.dialect import JsonObject, encode, normal_usage
+from agentic_trio.wire.dialect import JsonObject, encode, normal_usage, summed_usage
 from agentic_trio.wire.hosted_events import HostedEvents
 from agentic_trio.wire.mending import decode_upstream
 
@@ -147,17 +147,3 @@ class RoundsAccumulator(Accumulator):
             self._output.abandon()
         super()._conclude(type, answer)
         self.snapshot.usage = self._usage
-
-
-def summed_usage(before: JsonObject | None, more: JsonObject | None) -> JsonObject | None:
-    """The token counts of several answers. A member that only one of them has keeps its value."""
-    if before is None or more is None:
-        return before or more
-    total = dict(before)
-    for name, value in more.items():
-        known = total.get(name)
-        if isinstance(value, dict):
-            total[name] = summed_usage(known if isinstance(known, dict) else None, value)
-        else:
-            total[name] = value + known if isinstance(known, int | float) else value
-    return total
