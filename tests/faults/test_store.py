@@ -184,8 +184,8 @@ SECRET = "a-secret-that-is-deleted"
 
 def on_disk(database: Path, text: str) -> list[str]:
     """The database's files that hold this text."""
-    files = [file for file in database.parent.iterdir() if file.name.startswith(database.name)]
-    return [file.name for file in files if text.encode() in file.read_bytes()]
+    beside = [file for file in database.parent.iterdir() if file.name.startswith(database.name)]
+    return [file.name for file in beside if file.is_file() and text.encode() in file.read_bytes()]
 
 
 async def test_what_was_deleted_leaves_the_disk(database: Path) -> None:
