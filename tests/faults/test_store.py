@@ -502,7 +502,7 @@ ERASED_TEXT = b"walrus"
 
 
 async def filled(database: Path, responses: int) -> None:
-    """A database with responses about the secret."""
+    """A database with responses about the marker."""
     async with open_sqlite_store(str(database)) as store, trio.open_nursery() as nursery:
         for n in range(responses):
             item = Item(f"msg_{n}", b'{"text":"%b %d"}' % (ERASED_TEXT, n))
@@ -521,11 +521,11 @@ async def begin_erasure(database: Path) -> trio.SocketStream:
     return stream
 
 
-def files_with_secret(database: Path) -> list[str]:
-    return [path.name for path in database.parent.glob(f"{database.name}*") if holds_secret(path)]
+def files_with_marker(database: Path) -> list[str]:
+    return [path.name for path in database.parent.glob(f"{database.name}*") if holds_marker(path)]
 
 
-def holds_secret(path: Path) -> bool:
+def holds_marker(path: Path) -> bool:
     return path.is_file() and ERASED_TEXT in path.read_bytes()
 
 
@@ -537,11 +537,11 @@ async def test_an_erasure_whose_gateway_is_killed_is_finished_by_the_next(
         async with spawner.running(database, upstream.url) as process, await begin_erasure(database):
             await process.kill()
         ledger.fault()
-        assert files_with_secret(database)
+        assert files_with_marker(database)
         arguments = {"metadata": ["user", "alice"]}
         report = await run_alone(str(database), "erase", arguments, lambda done, whole: None)
         assert report["responses"] < 3000
-        assert files_with_secret(database) == []
+        assert files_with_marker(database) == []
         async with spawner.running(database, upstream.url) as process:
             await create(process, "hi")
     assert_intact(database)
@@ -560,5 +560,5 @@ async def test_an_erasure_whose_client_leaves_stops_and_others_are_served_meanwh
             while b"result" not in answer:
                 with trio.fail_after(PATIENCE):
                     answer += await stream.receive_some()
-        assert files_with_secret(database) == []
+        assert files_with_marker(database) == []
         await create(process, "still here")

@@ -109,9 +109,10 @@ class Judge:
             cause = "StoreError" in message or message.endswith(" None")
             known = message.startswith(EXPECTED_LOGS) and cause
             known = known or message.startswith(EXPECTED_LOGS[2])
-            # While a store hangs, a process that stops has no time left to record what runs.
+            # While a store fails or hangs, a process that stops can't record what runs.
             known = known or (
-                message.startswith(LOST) and any("store write" in each for each in self.record.faults)
+                message.startswith(LOST)
+                and any(each.startswith(("store", "database")) for each in self.record.faults)
             )
             self.require(known, "nothing unexpected is logged", message)
 

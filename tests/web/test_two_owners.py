@@ -137,7 +137,7 @@ def told(answer: httpx.Response, *ids: str) -> tuple[int, list[tuple[str, str]],
     text = answer.text
     for id in ids:
         text = text.replace(id, "ID")
-    own = {"date", "x-request-id", "content-length"}
+    own = {"date", "x-request-id", "content-length", "server-timing"}
     headers = sorted((name, value) for name, value in answer.headers.items() if name not in own)
     return answer.status_code, headers, re.sub(r"(resp|conv|msg)_[0-9a-f]{48}", "NEW", text)
 
