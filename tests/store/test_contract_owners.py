@@ -161,10 +161,10 @@ async def work_of(store: Store, look_up: Callable[[Store, Ids], Awaitable[Any]],
 
 @pytest.mark.parametrize("look_up", LOOKUPS.values(), ids=LOOKUPS.keys())
 async def test_what_is_another_s_takes_the_work_of_what_is_not_there(
-    store: Store, look_up: Callable[[Store, Ids], Awaitable[Any]]
+    maintained: Store, look_up: Callable[[Store, Ids], Awaitable[Any]]
 ):
-    await new_conversation(store, "conv_1", "x")
-    await take_turn(store, "resp_1", conversation="conv_1")
-    theirs = await work_of(store, look_up, Ids("resp_1", "conv_1", "x"))
-    nobody = await work_of(store, look_up, Ids("resp_2", "conv_2", "z"))
+    await new_conversation(maintained, "conv_1", "x")
+    await take_turn(maintained, "resp_1", conversation="conv_1")
+    theirs = await work_of(maintained, look_up, Ids("resp_1", "conv_1", "x"))
+    nobody = await work_of(maintained, look_up, Ids("resp_2", "conv_2", "z"))
     assert theirs == nobody
