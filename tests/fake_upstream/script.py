@@ -142,7 +142,9 @@ _CALL = re.compile(r"\bcall (\w+)\s*(\{[^{}]*\})?")
 
 def default_output(body: dict[str, Any], items: list[dict[str, Any]], text: str) -> tuple[Item, ...]:
     """The default answer: the calls that the text asks for, or an echo."""
-    tools = {tool["name"]: tool["type"] for tool in body.get("tools") or () if "name" in tool}
+    tools = {
+        tool["name"]: tool["type"] for tool in body.get("tools") or () if isinstance(tool.get("name"), str)
+    }
     calls = [
         CustomCall(name, given) if tools[name] == "custom" else Call(name, given or "{}")
         for name, given in _CALL.findall(text)
