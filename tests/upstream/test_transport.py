@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from agentic_trio.net.deadlines import open_deadlines
 from agentic_trio.net.direct import open_direct_stream
 from agentic_trio.net.streams import AdaptedStream, Stream
+from agentic_trio.upstream.round_trip import OutgoingRequest
 from agentic_trio.upstream.transport import StreamTransport
 
 URL = "http://upstream.test/v1/responses"
@@ -957,7 +958,7 @@ async def test_meanwhile_runs_when_the_server_has_the_request_before_it_answers(
     server = await Server(answer_when_it_ended).start(nursery)
     async with open_transport(connect) as transport:
         with trio.fail_after(5):
-            exchange = await transport.open(post(server.url, body), meanwhile)
+            exchange = await transport.open(OutgoingRequest.of(post(server.url, body)), meanwhile)
         assert await body_of(exchange) == b"ok"
     nursery.cancel_scope.cancel()
 
@@ -969,7 +970,7 @@ async def test_meanwhile_runs_behind_the_last_piece_of_a_streamed_body():
     async def meanwhile():
         sent.extend(stream.sent)
 
-    await scripted(stream).open(post(content=pieces(b"abc", b"de")), meanwhile)
+    await scripted(stream).open(OutgoingRequest.of(post(content=pieces(b"abc", b"de"))), meanwhile)
     assert b"".join(sent).endswith(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
 
 
@@ -980,7 +981,7 @@ async def test_head_is_not_read_before_meanwhile_ended():
         await wait_all_tasks_blocked()
         assert stream.reads == [OK]
 
-    exchange = await scripted(stream).open(post(), meanwhile)
+    exchange = await scripted(stream).open(OutgoingRequest.of(post()), meanwhile)
     assert stream.reads == []
     assert await body_of(exchange) == b"ok"
 
@@ -996,7 +997,7 @@ async def test_what_meanwhile_raises_comes_out_as_it_is_and_closes_the_socket(nu
     transport = open_transport(connect)
     for _ in range(2):
         with pytest.raises(type(error)) as raised:
-            await transport.open(post(server.url), meanwhile)
+            await transport.open(OutgoingRequest.of(post(server.url)), meanwhile)
         assert raised.value is error
         await server.all_closed()
     assert (server.accepted, len(server.requests)) == (2, 2)
@@ -1014,7 +1015,7 @@ async def test_cancel_in_meanwhile_closes_the_socket(nursery, connect):
             scope.cancel()
             await trio.sleep_forever()
 
-        await transport.open(post(server.url), meanwhile)
+        await transport.open(OutgoingRequest.of(post(server.url)), meanwhile)
     assert scope.cancelled_caught
     await server.all_closed()
     nursery.cancel_scope.cancel()
@@ -1029,7 +1030,7 @@ async def test_meanwhile_runs_once_when_the_request_goes_out_twice():
         sent_by_then.append(len(new.sent))
 
     await use_then_break(client(transport), old)
-    assert await body_of(await transport.open(post(), meanwhile)) == b"ok"
+    assert await body_of(await transport.open(OutgoingRequest.of(post()), meanwhile)) == b"ok"
     assert sent_by_then == [1]
 
 
@@ -1054,13 +1055,13 @@ async def never():
 )
 async def test_meanwhile_does_not_run_when_nothing_could_be_sent(transport, url, error):
     with pytest.raises(error):
-        await transport.open(post(url), never)
+        await transport.open(OutgoingRequest.of(post(url)), never)
 
 
 async def test_meanwhile_does_not_run_before_an_early_response():
     early = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig"
     stream = ScriptedStream(early, send_error=trio.BrokenResourceError("reset"))
-    assert (await scripted(stream).open(post(), never)).status == 413
+    assert (await scripted(stream).open(OutgoingRequest.of(post()), never)).status == 413
 
 
 @pytest.fixture(scope="session")

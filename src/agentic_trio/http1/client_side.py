@@ -6,12 +6,15 @@ What breaks the rules is one of httpx's errors.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import httptools
 import httpx
 
 from agentic_trio.http1.grammar import FIELD_LINE, TOKEN, parse_length, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _HEAD: Final = re.compile(rb"%b [!-~]+ HTTP/1\.1\r\n(?:%b)*\r\n" % (TOKEN, FIELD_LINE))
 
@@ -25,19 +28,17 @@ class Head(NamedTuple):
     closes: bool
 
 
-def encode_head(request: httpx.Request) -> Head:
+def encode_head(method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Head:
     """Encode the method, target and headers, nothing added.
 
     Raises:
         httpx.LocalProtocolError: they are no legal head, or don't say how the body is framed.
     """
-    headers = request.headers.raw
-    lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii", "replace"), request.url.raw_path)]
+    lines = [b"%s %s HTTP/1.1\r\n" % (method.encode("ascii", "replace"), target)]
     lines += [b"%s: %s\r\n" % header for header in headers]
     data = b"".join([*lines, b"\r\n"])
     if data.count(b"\n") != len(lines) + 1 or not _HEAD.fullmatch(data):
         raise httpx.LocalProtocolError("illegal character in the request's method, target or headers")
-    # httpx.Headers joins and decodes at every look-up: what frames the body is picked out once.
     fields = [(name.lower(), value) for name, value in headers]
     codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
     lengths = [value for name, value in fields if name == b"content-length"]

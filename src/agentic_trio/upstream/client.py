@@ -13,6 +13,7 @@ from agentic_trio.telemetry.edges import event
 from agentic_trio.upstream.answer import Answer, ReceivedChunks
 from agentic_trio.upstream.faults import Outages, upstream_error
 from agentic_trio.upstream.model_lists import MAX_LIST_BYTES, models_in
+from agentic_trio.upstream.round_trip import OutgoingRequest, origin_of
 from agentic_trio.wire.affinity import NO_AFFINITY
 from agentic_trio.wire.dialect import refusal
 
@@ -42,7 +43,7 @@ _PATHS = frozenset(
         "/v1/messages/count_tokens",
     }
 )
-"""Paths whose parsed URLs are kept. Strangers choose the others, so keeping them would need a bound."""
+"""Paths whose targets are kept. Strangers choose the others, so keeping them would need a bound."""
 
 OF_THE_BODY = frozenset({b"accept", b"content-type", b"idempotency-key"})
 """Headers that describe the client's own request. The one that asks for a response sets its own."""
@@ -74,31 +75,32 @@ class Upstream:
     states: Sequence[ServerState] = ()
 
     def __init__(self, origin: str, transport: StreamTransport, timeouts: dict[str, float | None]) -> None:
-        self._origin = origin
+        self._base = origin
+        self._origin = origin_of(httpx.URL(origin))
         self._transport = transport
-        self._extensions = {"timeout": timeouts}
-        self._urls: dict[str, httpx.URL] = {}
+        self._timeouts = timeouts
+        self._targets: dict[str, bytes] = {}
         self._host = httpx.URL(origin).netloc
         self.name = origin.partition("://")[2]
         self._outages = Outages(self._host.decode("ascii"))
         self._loops = False
         self.mark = secrets.token_hex(8).encode()
 
-    def _url(self, path: str, query: bytes) -> httpx.URL:
-        """The URL of a path. Those without variable parts are parsed once.
+    def _target(self, path: str, query: bytes) -> bytes:
+        """The target of a request for a path. Those without variable parts are parsed once.
 
         Raises:
             InvalidRequest: a client's path and query make no URL.
         """
         if query or path not in _PATHS:
             try:
-                return httpx.URL(self._origin + path, query=query or None)
+                return httpx.URL(self._base + path, query=query or None).raw_path
             except httpx.InvalidURL as error:
                 raise InvalidRequest(f"The request's path and query make no URL: {error}.") from None
-        url = self._urls.get(path)
-        if url is None:
-            url = self._urls[path] = httpx.URL(self._origin + path)
-        return url
+        target = self._targets.get(path)
+        if target is None:
+            target = self._targets[path] = httpx.URL(self._base + path).raw_path
+        return target
 
     def stream(
         self, body: bytes, context: RequestContext, meanwhile: Meanwhile, affinity: Affinity = NO_AFFINITY
@@ -159,7 +161,7 @@ class Upstream:
 
     def _request(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes, context: RequestContext
-    ) -> httpx.Request:
+    ) -> OutgoingRequest:
         sent = [(b"host", self._host), (MARK, self.mark), *headers]
         if body or method != "GET":
             sent.append((b"content-length", b"%d" % len(body)))
@@ -167,14 +169,8 @@ class Upstream:
             sent.append((b"authorization", context.authorization))
         if context.request_id:
             sent.append((b"x-request-id", context.request_id.encode()))
-        # httpx adds no headers to a request whose body is a stream, and so looks none up.
-        return httpx.Request(
-            method,
-            self._url(path, query),
-            headers=sent,
-            stream=httpx.ByteStream(body),
-            extensions=self._extensions,
-        )
+        target = self._target(path, query)
+        return OutgoingRequest(method, self._origin, target, sent, httpx.ByteStream(body), self._timeouts)
 
     async def probe(self, context: RequestContext) -> None:
         """Check that the server is healthy and lists its models. Raises UpstreamError if not."""
@@ -207,7 +203,7 @@ class _Call:
         self,
         transport: StreamTransport,
         outages: Outages,
-        request: httpx.Request,
+        request: OutgoingRequest,
         meanwhile: Meanwhile | None = None,
     ) -> None:
         self._transport = transport

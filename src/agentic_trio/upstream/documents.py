@@ -10,6 +10,7 @@ from agentic_trio.errors import UpstreamError
 from agentic_trio.net.deadlines import open_deadlines
 from agentic_trio.net.direct import open_direct_stream
 from agentic_trio.upstream.answer import Answer, ReceivedChunks
+from agentic_trio.upstream.round_trip import OutgoingRequest
 from agentic_trio.upstream.transport import StreamTransport
 
 DOCUMENT_TIMEOUT = 10.0
@@ -44,7 +45,7 @@ async def fetch_document(url: str, *, max_bytes: int) -> bytes:
             open_deadlines() as deadlines,
             StreamTransport(connect=partial(open_direct_stream, deadlines=deadlines)) as transport,
         ):
-            response = await transport.open(request)
+            response = await transport.open(OutgoingRequest.of(request))
             try:
                 return await _body(
                     Answer(response.status, response.headers, ReceivedChunks(response)), max_bytes

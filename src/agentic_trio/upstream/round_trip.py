@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 import httpx
@@ -14,7 +15,14 @@ from agentic_trio.http1.client_side import Head, Message
 from agentic_trio.net.streams import MAX_READ, send_within
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agentic_trio.net.streams import Stream
+
+Origin: TypeAlias = tuple[str, str, int]
+"""Scheme, host and port."""
+
+Timeouts: TypeAlias = "dict[str, float | None]"
 
 Meanwhile: TypeAlias = Callable[[], Awaitable[None]]
 GiveBack: TypeAlias = Callable[["Stream"], Awaitable[None]]
@@ -26,13 +34,57 @@ their turn, for as many turns as have one at that moment, while all other reques
 LARGE_PIECE: Final = 64 * 1024
 """Bytes of a body's piece from which on it is written by itself, rather than copied behind the head."""
 
+_PORTS: Final = {"http": 80, "https": 443}
+
 BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 """What a stream raises when it can't be read or written any more."""
 
 
+@dataclass(slots=True)
+class OutgoingRequest:
+    """A request as it will be sent. An ``httpx.Request`` would check and copy each header first.
+
+    Attributes:
+        method: HTTP's.
+        origin: scheme, host and port.
+        target: path and query, encoded.
+        headers: in order, ``host`` and what frames the body among them.
+        body: its pieces.
+        timeouts: httpx's, in seconds, by phase.
+    """
+
+    method: str
+    origin: Origin
+    target: bytes
+    headers: Sequence[tuple[bytes, bytes]]
+    body: httpx.AsyncByteStream
+    timeouts: Timeouts
+
+    @classmethod
+    def of(cls, request: httpx.Request) -> OutgoingRequest:
+        """The same as one of httpx's. Raises httpx.UnsupportedProtocol."""
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        return cls(
+            request.method,
+            origin_of(request.url),
+            request.url.raw_path,
+            request.headers.raw,
+            request.stream,
+            request.extensions.get("timeout", {}),
+        )
+
+
+def origin_of(url: httpx.URL) -> Origin:
+    """Where a URL leads. Raises httpx.UnsupportedProtocol."""
+    port = url.port or _PORTS.get(url.scheme)
+    if port is None:
+        raise httpx.UnsupportedProtocol(f"unsupported URL scheme {url.scheme!r}")
+    return url.scheme, url.raw_host.decode("ascii"), port
+
+
 async def send_request(
     stream: Stream,
-    request: httpx.Request,
+    request: OutgoingRequest,
     head: Head,
     *,
     max_header_bytes: int,
@@ -55,13 +107,13 @@ async def send_request(
 
     Cancellation: the stream is closed at once.
     """
-    wire = _Wire(stream, request.extensions.get("timeout", {}))
+    wire = _Wire(stream, request.timeouts)
     incoming = _Incoming(wire, Message(request.method == "HEAD", max_header_bytes))
     try:
         failure = await _write_request(wire, request, head)
         if failure is None:
             # A request that was taken is not sent again. A large body would be held while the server works.
-            request.stream = httpx.ByteStream(b"")
+            request.body = httpx.ByteStream(b"")
             if meanwhile is not None:
                 await meanwhile()
         body = await _read_head(incoming, failure)
@@ -71,7 +123,7 @@ async def send_request(
     return ResponseStream(incoming, body, None if head.closes or failure is not None else give_back)
 
 
-async def _write_request(wire: _Wire, request: httpx.Request, head: Head) -> httpx.TransportError | None:
+async def _write_request(wire: _Wire, request: OutgoingRequest, head: Head) -> httpx.TransportError | None:
     # An early response (a 413, say) may explain a failure: it is returned, and raised if there is none.
     try:
         await _write_all(wire, request, head)
@@ -82,10 +134,9 @@ async def _write_request(wire: _Wire, request: httpx.Request, head: Head) -> htt
     return None
 
 
-async def _write_all(wire: _Wire, request: httpx.Request, head: Head) -> None:
-    assert isinstance(request.stream, httpx.AsyncByteStream)
+async def _write_all(wire: _Wire, request: OutgoingRequest, head: Head) -> None:
     unsent, chunked, left = head.data, head.chunked, head.length
-    pieces = aiter(request.stream)
+    pieces = aiter(request.body)
     try:
         async for piece in pieces:
             left -= len(piece)
@@ -255,7 +306,7 @@ class _Incoming:
 class _Wire:
     """A stream with a request's timeouts, and httpx's errors."""
 
-    def __init__(self, stream: Stream, timeouts: dict[str, float | None]) -> None:
+    def __init__(self, stream: Stream, timeouts: Timeouts) -> None:
         self.stream = stream
         self._write_seconds = _or_forever(timeouts.get("write"))
         self._read_seconds = _or_forever(timeouts.get("read"))

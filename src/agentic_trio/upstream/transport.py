@@ -20,6 +20,8 @@ from agentic_trio.net.streams import AdaptedStream, Stream
 from agentic_trio.upstream.round_trip import (
     BROKEN,
     Meanwhile,
+    Origin,
+    OutgoingRequest,
     ResponseStream,
     broken,
     close_now,
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
     import ssl
 
 Connect: TypeAlias = Callable[[str, int], Awaitable[Stream]]
-Origin: TypeAlias = tuple[str, str, int]
-
-_PORTS = {"http": 80, "https": 443}
 
 
 class StreamTransport(httpx.AsyncBaseTransport):
@@ -79,7 +78,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """``open``, as httpx has it."""
-        response = await self.open(request)
+        response = await self.open(OutgoingRequest.of(request))
         return httpx.Response(
             response.status,
             headers=response.headers,
@@ -90,13 +89,11 @@ class StreamTransport(httpx.AsyncBaseTransport):
             },
         )
 
-    async def open(self, request: httpx.Request, meanwhile: Meanwhile | None = None) -> ResponseStream:
+    async def open(self, request: OutgoingRequest, meanwhile: Meanwhile | None = None) -> ResponseStream:
         """Send a request and return its response as soon as the head is there.
 
         ``meanwhile`` is awaited when the request has been sent, while the server works; not if the
         connection breaks before that. What it raises closes the connection and is raised.
-
-        Honours the connect, read and write timeouts (seconds) of `request.extensions`.
 
         Raises:
             httpx.LocalProtocolError: the request can't be sent as one well-framed HTTP/1.1 request.
@@ -105,19 +102,15 @@ class StreamTransport(httpx.AsyncBaseTransport):
 
         Cancellation: the request's socket is closed at once.
         """
-        url = request.url
-        port = url.port or _PORTS.get(url.scheme)
-        if port is None:
-            raise httpx.UnsupportedProtocol(f"unsupported URL scheme {url.scheme!r}")
-        origin = (url.scheme, url.raw_host.decode("ascii"), port)
-        head = encode_head(request)
+        origin = request.origin
+        head = encode_head(request.method, request.target, request.headers)
         if (stream := await self._take_idle(origin)) is not None:
             try:
                 return await self._run(stream, origin, request, head, meanwhile)
             except httpx.WriteError:
-                if not isinstance(request.stream, httpx.ByteStream):
+                if not isinstance(request.body, httpx.ByteStream):
                     raise
-        stream = await self._connect_within(origin, request.extensions.get("timeout", {}).get("connect"))
+        stream = await self._connect_within(origin, request.timeouts.get("connect"))
         return await self._run(stream, origin, request, head, meanwhile)
 
     async def aclose(self) -> None:
@@ -129,7 +122,12 @@ class StreamTransport(httpx.AsyncBaseTransport):
         await self._trim()
 
     async def _run(
-        self, stream: Stream, origin: Origin, request: httpx.Request, head: Head, meanwhile: Meanwhile | None
+        self,
+        stream: Stream,
+        origin: Origin,
+        request: OutgoingRequest,
+        head: Head,
+        meanwhile: Meanwhile | None,
     ) -> ResponseStream:
         return await send_request(
             stream,
