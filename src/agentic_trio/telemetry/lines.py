@@ -153,11 +153,8 @@ def text_lines() -> Callable[[Line], bytes]:
     clock = Clock()
 
     def encode(line: Line) -> bytes:
-        parts = [clock.text(line.at), "INFO", line.event]
-        for name in _NAMES:
-            value = getattr(line, name)
-            if value:
-                parts.append(f"{name}={value}")
-        return " ".join(parts).encode() + b"\n"
+        values = msgspec.structs.astuple(line)[2:]
+        said = [f"{name}={value}" for name, value in zip(_NAMES, values, strict=True) if value]
+        return " ".join((clock.text(line.at), "INFO", line.event, *said)).encode() + b"\n"
 
     return encode
