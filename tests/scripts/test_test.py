@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOOLS = ("pytest", "ruff", "mypy")
-EXTRAS = ("test", "local", "clients")
+EXTRAS = ("test", "local", "clients", "docs", "bench")
 
 
 @pytest.fixture
