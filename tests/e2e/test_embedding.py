@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -514,16 +515,31 @@ async def test_a_cancelled_call_can_be_found_again(gateway: Gateway, upstream: F
     assert again["status"] == "completed"
 
 
-async def test_asyncio_in_the_same_program_is_refused_by_name(upstream: FakeUpstream, tmp_path: Path) -> None:
-    async with open_gateway(config(upstream, tmp_path)) as gateway:
+ASYNCIO_BESIDE_TRIO = """
+import anyio, sys, trio
+from agentic_trio import Config, open_gateway
 
-        async def use() -> None:
-            with pytest.raises(RuntimeError, match="needs Trio"):
-                await gateway.create_response(ASK)
-            with pytest.raises(RuntimeError, match="needs Trio"):
-                gateway.follow_response("resp_1")
+async def main():
+    async with open_gateway(Config(db_url=sys.argv[1])) as gateway:
+        async def use():
+            for call in (lambda: gateway.create_response({"input": "x"}), lambda: gateway.follow_response("resp_1")):
+                try:
+                    made = call()
+                    await made
+                except RuntimeError as error:
+                    print(error)
 
         await trio.to_thread.run_sync(lambda: anyio.run(use, backend="asyncio"))
+
+trio.run(main)
+"""
+
+
+async def test_asyncio_in_the_same_program_is_refused_by_name(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ASYNCIO_BESIDE_TRIO, f"sqlite://{tmp_path / 'x.db'}"]
+    with trio.fail_after(60):
+        ran = await trio.run_process(command, capture_stdout=True)
+    assert ran.stdout.count(b"needs Trio") == 2
 
 
 def test_another_event_loop_is_refused_by_name(tmp_path: Path) -> None:
