@@ -522,12 +522,14 @@ from agentic_trio import Config, open_gateway
 async def main():
     async with open_gateway(Config(db_url=sys.argv[1])) as gateway:
         async def use():
-            for call in (lambda: gateway.create_response({"input": "x"}), lambda: gateway.follow_response("resp_1")):
-                try:
-                    made = call()
-                    await made
-                except RuntimeError as error:
-                    print(error)
+            try:
+                await gateway.create_response({"input": "x"})
+            except RuntimeError as error:
+                print(error)
+            try:
+                gateway.follow_response("resp_1")
+            except RuntimeError as error:
+                print(error)
 
         await trio.to_thread.run_sync(lambda: anyio.run(use, backend="asyncio"))
 
