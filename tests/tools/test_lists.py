@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from agentic_trio.tools import listing
 from agentic_trio.tools.listing import ANY_OBJECT, ListCache, checked_schema
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Json = dict[str, Any]
 
@@ -22,11 +19,11 @@ def of(**properties: Any) -> Json:
 
 
 @pytest.fixture
-def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json]]:
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[Json]:
     """The schemas that were checked, member by member, while all others wait."""
     found: list[Json] = []
     monkeypatch.setattr(Draft202012Validator, "check_schema", found.append)
-    yield found
+    return found
 
 
 COSTLY = {
