@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import httpx
@@ -11,10 +11,15 @@ import trio
 
 from agentic_trio.config import Config
 from agentic_trio.errors import ConfigError
+from agentic_trio.telemetry.line_writer import RequestLog
+from agentic_trio.telemetry.observer import Observer
 from agentic_trio.web.proxies import FORWARDED_HOST, Proxies
 from tests.fake_upstream import open_fake_upstream
 
 from .harness import open_world
+
+if TYPE_CHECKING:
+    from agentic_trio.telemetry.lines import Line
 
 
 def seen(
@@ -76,6 +81,31 @@ def test_scheme_and_host_are_taken_from_a_proxy_alone() -> None:
     other = seen(Config(forwarded_allow_ips=("10.0.0.9",)), *headers)
     assert other["scheme"] == "http"
     assert FORWARDED_HOST not in other
+
+
+class Lines(RequestLog):
+    """Keeps the lines of requests."""
+
+    def __init__(self) -> None:
+        self.kept: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        self.kept.append(line)
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    "said", ["sk-walrus", "agt_secret", "1.2.3.4 owner=root", "unknown", "\xe9", "a" * 70]
+)
+async def test_what_is_no_address_is_not_in_the_log(said: str) -> None:
+    """A proxy may hand on what its client has sent."""
+    log = Lines()
+    async with open_world(forwarded_allow_ips=("*",), observer=Observer(log)) as world:
+        for each in (said.encode("latin-1"), b"198.51.100.7", b"[2001:db8::7]:4711"):
+            await world.client.get("/v1/models", headers={b"x-forwarded-for": each})
+    assert [line.client for line in log.kept] == ["?", "198.51.100.7", "[2001:db8::7]:4711"]
 
 
 @pytest.mark.parametrize(
