@@ -232,6 +232,25 @@ async def test_a_set_with_too_many_keys_or_with_secrets_is_not_used(issuer: Issu
             key_set.usable_keys([useless])
 
 
+@pytest.mark.parametrize("member", ["alg", "kid", "crv", "x", "y", "kty"])
+@pytest.mark.parametrize("value", [5, None, ["a"], {}, "!", "AQAB"])
+async def test_a_malformed_key_takes_none_of_the_others_away(issuer: Issuer, member: str, value: Any):
+    published = issuer.keys[0].published()
+    keys = key_set.usable_keys([{**published, "kid": "other", member: value}, published])
+    assert published["kid"] in keys
+
+
+async def test_a_document_that_is_nested_too_deeply_ends_no_gateway(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+):
+    async def fetch(url: str, *, max_bytes: int) -> bytes:
+        return b'{"issuer":"","jwks_uri":"","more":' + b"[" * 60_000
+
+    monkeypatch.setattr(key_set, "fetch_document", fetch)
+    async with opened(issuer) as authenticator:
+        assert await status(authenticator, issuer.token()) == 503
+
+
 async def test_another_issuer_s_configuration_is_refused(issuer: Issuer):
     async with opened(issuer, oidc_issuer=f"{issuer.url}/") as authenticator:
         assert await status(authenticator, issuer.token()) == 503

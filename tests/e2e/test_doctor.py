@@ -74,6 +74,16 @@ async def test_without_inference_the_model_is_not_asked(tmp_path: Path) -> None:
         assert [request.path for request in upstream.requests] == ["/v1/models"]
 
 
+async def test_what_a_model_server_says_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+    async with open_fake_upstream() as upstream:
+        upstream.models = ["\x1b]0;pwned\x07", "\u202etiny"]
+        arguments = ["doctor", "--port", "0", "--no-inference", "--llm-api-base", upstream.url]
+        arguments += ["--db-url", f"sqlite://{tmp_path / 'gateway.db'}"]
+        ran = await trio.to_thread.run_sync(lambda: run_command(*arguments))
+    assert "pwned" in ran.stdout
+    assert all(line.isprintable() for line in ran.stdout.splitlines())
+
+
 async def test_a_setting_that_can_not_be_used_is_a_problem(tmp_path: Path) -> None:
     code, found = await doctor(tmp_path, "http://127.0.0.1:1", "--turn-timeout", "no")
     assert code == 1

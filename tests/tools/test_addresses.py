@@ -78,6 +78,11 @@ def test_public_addresses_are_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
 
+@pytest.mark.parametrize("address", ["::7f00:1", "::ffff:0:7f00:1", "64:ff9b:1::7f00:1", "::a00:1"])
+def test_addresses_that_wrap_private_ones_are_not_public(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
 async def test_a_name_that_changes_its_address_is_connected_to_at_the_checked_one(
     server: Hostile, monkeypatch: Any
 ) -> None:

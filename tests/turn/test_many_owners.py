@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from agentic_trio.context import Identity, Limits
-from agentic_trio.gateway.quotas import Quotas
+from agentic_trio.gateway.quotas import MAX_IDLE_ACCOUNTS, Quotas
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -41,6 +41,27 @@ async def test_a_request_takes_the_same_work_however_many_owners_there_are(owner
     finally:
         sys.setprofile(None)
     assert calls <= 10 * 30
+    await trio.lowlevel.checkpoint()
+
+
+async def test_a_request_that_waits_keeps_its_account_among_many_owners() -> None:
+    quotas = Quotas(Limits(turns_at_once=1), lambda: 0.0)
+    waiting = quotas.enter(Identity("alice"))
+    assert waiting is not None
+    for number in range(3 * MAX_IDLE_ACCOUNTS):
+        enter(quotas, f"owner {number}")
+    assert waiting.begin()
+    second = quotas.enter(Identity("alice"))
+    assert second is not None
+    assert not second.begin()
+    await trio.lowlevel.checkpoint()
+
+
+async def test_accounts_that_nobody_has_are_dropped() -> None:
+    quotas = Quotas(Limits(turns_at_once=1), lambda: 0.0)
+    for number in range(3 * MAX_IDLE_ACCOUNTS):
+        enter(quotas, f"owner {number}")
+    assert len(quotas._accounts) <= MAX_IDLE_ACCOUNTS + 1
     await trio.lowlevel.checkpoint()
 
 

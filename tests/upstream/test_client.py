@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from agentic_trio.context import RequestContext
-from agentic_trio.errors import GatewayError, UpstreamError
+from agentic_trio.errors import GatewayError, InvalidRequest, UpstreamError
 from agentic_trio.net.streams import AdaptedStream, Stream
 from agentic_trio.upstream.answer import Answer
 from agentic_trio.upstream.client import MARK, Upstream
@@ -53,6 +53,15 @@ class Wire:
 async def get(upstream: Upstream) -> bytes:
     async with upstream.forward("GET", "/v1/models", b"", [], b"", CONTEXT) as answer:
         return await answer.body()
+
+
+@pytest.mark.parametrize("path", ["@other/v1/models", "%2Fv1@other", ".other/v1/models", "8/v1/models", ""])
+async def test_a_path_is_no_part_of_the_server_s_address(path: str) -> None:
+    wire = Wire(OK)
+    with pytest.raises(InvalidRequest):
+        async with wire.upstream("http://model:800").forward("GET", path, b"", [], b"", CONTEXT):
+            pass
+    assert not wire.peers
 
 
 def grouped(*errors: Exception) -> OSError:

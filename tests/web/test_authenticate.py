@@ -42,6 +42,19 @@ async def test_a_program_says_who_calls():
             assert (await world.client.get(path, headers=headers)).status_code == 401
 
 
+async def test_an_empty_name_is_nobody_s_and_no_name_at_all_is_a_bug(caplog: pytest.LogCaptureFixture):
+    """As of ``headers.get("x-user", "")``: the state of a gateway without owners is not for strangers."""
+
+    async def authenticate(headers: Mapping[str, str]) -> Any:
+        return {"bytes": b"alice", "yes": True}.get(headers.get("x-user", ""), "")
+
+    async with open_world(authenticate=authenticate) as world:
+        assert (await world.client.get("/v1/models")).status_code == 401
+        for name in ("bytes", "yes"):
+            assert (await world.client.get("/v1/models", headers={"x-user": name})).status_code == 500
+        assert "TypeError" in caplog.text
+
+
 @every_way
 async def test_what_a_program_knows_a_caller_by_never_goes_up(path: str, body: Any):
     async with open_world(authenticate=by_session, openai_api_key=CONFIGURED) as world:

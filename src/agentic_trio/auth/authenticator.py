@@ -28,8 +28,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 Authenticate = Callable[[Mapping[str, str]], Awaitable[Identity | str | None]]
 """A program's own way in. It is given a request's headers, names in lower case, of a repeated one the first,
-and returns who sends it: an :class:`Identity`, or only an owner's name; None lets nobody in (401). It may
-raise :class:`GatewayError` with another refusal."""
+and returns who sends it: an :class:`Identity`, or only an owner's name; None, or an empty name, lets nobody
+in (401). It may raise :class:`GatewayError` with another refusal."""
 
 MAX_CREDENTIAL = 16 * 1024
 """Bytes of a credential; a longer one is not looked at."""
@@ -94,9 +94,14 @@ class Authenticator:
             found = await authenticate(MappingProxyType(values))
         if asking.cancelled_caught:
             raise cannot_tell()
-        if found is None:
+        if isinstance(found, Identity):
+            return found
+        # No name is nobody's: the empty owner's state is that of a gateway which asks for no credentials.
+        if found is None or found == "":
             raise bad_credential() if set(_credentials(headers)) else no_credential()
-        return found if isinstance(found, Identity) else Identity(found, "write")
+        if not isinstance(found, str):
+            raise TypeError(f"authenticate returned a {type(found).__name__}: neither Identity, str nor None")
+        return Identity(found, "write")
 
     def is_ours(self, authorization: bytes) -> bool:
         """Whether an ``Authorization`` header holds, or may hold, a credential for this gateway."""

@@ -102,7 +102,7 @@ class KeySet:
         try:
             with trio.fail_after(2 * DOCUMENT_TIMEOUT):
                 self._keys = await self._fetch()
-        except (DocumentError, ValueError, trio.TooSlowError) as error:
+        except (DocumentError, ValueError, RecursionError, trio.TooSlowError) as error:
             if not self._failing:
                 reason = error or type(error).__name__
                 logger.error("the keys of the issuer %s can't be fetched: %s", self._issuer, reason)
@@ -125,7 +125,8 @@ class KeySet:
 
 
 def usable_keys(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The keys of a set that can check signatures, by name. Those of kinds that aren't known are left out.
+    """The keys of a set that can check signatures, by name. Those that are malformed, or of kinds that
+    aren't known, are left out.
 
     Raises:
         ValueError: there are too many, or none.
@@ -139,7 +140,8 @@ def usable_keys(found: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         try:
             key = jwt.PyJWK(each)
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, ValueError, TypeError):
+            # One that is malformed is no reason to do without the others.
             continue
         if each["kty"] != "RSA" or MIN_RSA_BITS <= key.key.key_size <= MAX_RSA_BITS:
             keys[str(each.get("kid", f"#{number}"))] = key

@@ -56,9 +56,10 @@ def run_doctor(read: Callable[[], Config], *, infer: bool, as_json: bool) -> boo
     for finding in examine(read, infer=infer):
         findings.append(finding)
         if not as_json:
-            click.echo(f"{MARKS[finding.level]}  {finding.check}: {finding.says}")
+            # A model server says what its models are called: nothing of it may act on the terminal.
+            click.echo(f"{MARKS[finding.level]}  {finding.check}: {_text(finding.says)}")
             if finding.advice:
-                click.echo(f"      -> {finding.advice}")
+                click.echo(f"      -> {_text(finding.advice)}")
     fine = all(each.level != "problem" for each in findings)
     if as_json:
         click.echo(json.dumps({"ok": fine, "findings": [asdict(each) for each in findings]}))

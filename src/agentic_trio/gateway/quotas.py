@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
 
 import trio
 
@@ -64,7 +65,7 @@ class Standing(NamedTuple):
 class Place:
     """What one request takes of its owner's and its key's quotas."""
 
-    __slots__ = ("_identity", "_paused", "_quotas", "standings")
+    __slots__ = ("__weakref__", "_identity", "_paused", "_quotas", "standings")
 
     def __init__(self, quotas: Quotas, identity: Identity, standings: list[Standing]) -> None:
         self._quotas = quotas
@@ -123,6 +124,8 @@ class Quotas:
         self._now = now
         self._owner_limits = {} if owner_limits is None else owner_limits
         self._accounts: dict[tuple[str, str | None], Account] = {}
+        # Those that somebody still has.
+        self._places: WeakSet[Place] = WeakSet()
         self._dropped_at = MAX_IDLE_ACCOUNTS
         self._unwritten: dict[tuple[str, str, int], int] = {}
         self.freed: Callable[[], None] = lambda: None
@@ -144,7 +147,9 @@ class Quotas:
         for _, account, limits in standings:
             if limits.turns_per_minute is not None:
                 account.began.append(now)
-        return Place(self, identity, standings)
+        place = Place(self, identity, standings)
+        self._places.add(place)
+        return place
 
     def _standings(self, identity: Identity) -> list[Standing]:
         own = self._owner_limits.get(identity.owner)
@@ -167,9 +172,11 @@ class Quotas:
 
     def _drop_idle(self) -> None:
         now, day = trio.current_time(), self._today()
+        # A request that waits will count in the account that it has, and not in another of the same name.
+        held = {id(standing.account) for place in self._places for standing in place.standings}
         for name, account in list(self._accounts.items()):
             account.forget(now, day)
-            if account.idle:
+            if account.idle and id(account) not in held:
                 del self._accounts[name]
         # With many that aren't idle, looking at all of them for each new one would take ever longer.
         self._dropped_at = max(MAX_IDLE_ACCOUNTS, 2 * len(self._accounts))

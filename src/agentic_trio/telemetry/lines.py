@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+|=-]{0,127}")
 
+# Of an IP address, with or without a port. A proxy may repeat whatever its client has sent for one.
+_CLIENT = re.compile(r"[0-9A-Fa-f.:\[\]]{2,64}(?:%[A-Za-z0-9._-]{1,32})?")
+
 
 class Line(msgspec.Struct, omit_defaults=True, gc=False):
     """One line. What is 0 or empty is left out; what ends with ``_ms`` is in milliseconds.
@@ -34,7 +37,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
             ``too_slow``: the client left, or took nothing for the write timeout.
         code: the error's, of a request that was refused or a turn that failed.
         reason: which bound or deadline it was, where the code doesn't say.
-        client: the address that the request came from.
+        client: the address that the request came from; ``?`` if a proxy names one that is none.
         owner: whose data it works with.
         response_id: of the response that a request created or named.
         ending: how the turn ended; see :class:`~agentic_trio.telemetry.figures.Figures`.
@@ -107,6 +110,11 @@ def line_of_turn(figures: Figures) -> Line:
 def plain_owner(owner: str) -> str:
     """An owner as it may stand in a log."""
     return _plain(_OWNER, owner)
+
+
+def plain_client(client: str) -> str:
+    """The address of a client as it may stand in a log."""
+    return _plain(_CLIENT, client)
 
 
 def _plain(pattern: re.Pattern[str], name: str) -> str:

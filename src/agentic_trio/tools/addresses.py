@@ -66,7 +66,8 @@ def is_public(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-        if address.teredo is not None or address.is_site_local:
+        # Beside what is reserved, which wraps addresses too (::7f00:1), the network's own NAT64 (RFC 8215).
+        if address.teredo is not None or address.is_site_local or address.is_reserved:
             return False
     return address.is_global and not address.is_multicast
 

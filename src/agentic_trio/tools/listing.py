@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from jsonschema import Draft202012Validator
@@ -30,6 +31,19 @@ MAX_PAGES = 100
 
 MAX_TOOL_NAME_LENGTH = 256
 """How long the name of a tool may be, in characters."""
+
+MAX_KEPT_BYTES = 16 * 1024 * 1024
+"""How much JSON all lists that are kept may take together: clients may name servers of their own."""
+
+MAX_SCHEMA_PARTS = 1000
+"""Members and elements of a schema that is checked. Each may take a tenth of a millisecond, in which nobody
+else is served."""
+
+MAX_SCHEMA_BYTES = 64 * 1024
+"""How large a schema is that is checked. Its patterns are compiled, for example."""
+
+_TYPES = 7
+"""How many types JSON Schema knows. A longer list of them is compared in quadratic time."""
 
 ANY_OBJECT: JsonObject = {"type": "object"}
 
@@ -70,11 +84,13 @@ def _listed(tool: types.Tool) -> JsonObject:
 
 
 def checked_schema(schema: JsonObject) -> JsonObject:
-    """Return a schema of arguments; one that allows any object for what is none.
+    """Return a schema of arguments; one that allows any object for what is none, or takes long to check.
 
     Model servers refuse a request for one bad schema, and with it all of the request's tools.
     """
     try:
+        if not _is_soon_checked(schema):
+            return ANY_OBJECT
         Draft202012Validator.check_schema(schema)
     except (SchemaError, RecursionError, ValueError, TypeError):
         return ANY_OBJECT
@@ -82,12 +98,32 @@ def checked_schema(schema: JsonObject) -> JsonObject:
     return schema if schema.get("type") == "object" else ANY_OBJECT
 
 
+def _is_soon_checked(schema: JsonObject) -> bool:
+    left, waiting = MAX_SCHEMA_PARTS, [schema]
+    while waiting:
+        value: Any = waiting.pop()
+        if isinstance(value, dict):
+            types, parts = value.get("type"), list(value.values())
+            if isinstance(types, list) and len(types) > _TYPES:
+                return False
+        elif isinstance(value, list):
+            parts = value
+        else:
+            continue
+        left -= len(parts)
+        if left < 0:
+            return False
+        waiting += parts
+    return len(encode(schema)) <= MAX_SCHEMA_BYTES
+
+
 class ListCache:
     """Lists that were read less than ``age`` seconds ago, by server and credentials."""
 
     def __init__(self, age: float) -> None:
         self._age = age
-        self._lists: OrderedDict[bytes, tuple[float, Sequence[JsonObject]]] = OrderedDict()
+        self._lists: OrderedDict[bytes, tuple[float, Sequence[JsonObject], int]] = OrderedDict()
+        self._size = 0
 
     @staticmethod
     def key(url: str, headers: Mapping[str, str]) -> bytes:
@@ -96,12 +132,18 @@ class ListCache:
 
     def find(self, key: bytes) -> Sequence[JsonObject] | None:
         """A list that is young enough."""
-        until, tools = self._lists.get(key, (0.0, ()))
+        until, tools, _ = self._lists.get(key, (-math.inf, (), 0))
         return tools if until > trio.current_time() else None
 
     def keep(self, key: bytes, tools: Sequence[JsonObject]) -> None:
-        """Keep a list; the oldest makes room for it."""
-        self._lists[key] = (trio.current_time() + self._age, tools)
-        self._lists.move_to_end(key)
-        if len(self._lists) > MAX_LISTS:
-            self._lists.popitem(last=False)
+        """Keep a list; the oldest make room for it."""
+        self._drop(key)
+        size = sum(len(encode(tool)) for tool in tools)
+        self._lists[key] = (trio.current_time() + self._age, tools, size)
+        self._size += size
+        while len(self._lists) > MAX_LISTS or self._size > MAX_KEPT_BYTES:
+            self._drop(next(iter(self._lists)))
+
+    def _drop(self, key: bytes) -> None:
+        _, _, size = self._lists.pop(key, (0.0, (), 0))
+        self._size -= size

@@ -93,6 +93,9 @@ class Upstream:
             InvalidRequest: a client's path and query make no URL.
         """
         if query or path not in _PATHS:
+            # "http://server" + "@other/v1" is a URL of another server, which would be sent our key.
+            if not path.startswith("/"):
+                raise InvalidRequest("The request's path and query make no URL: it begins with no slash.")
             try:
                 return httpx.URL(self._base + path, query=query or None).raw_path
             except httpx.InvalidURL as error:

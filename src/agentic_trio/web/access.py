@@ -7,7 +7,7 @@ from time import perf_counter, time
 from typing import TYPE_CHECKING
 
 from agentic_trio.telemetry.figures import plain_code
-from agentic_trio.telemetry.lines import Line, plain_owner
+from agentic_trio.telemetry.lines import Line, plain_client, plain_owner
 
 if TYPE_CHECKING:
     from agentic_trio.errors import GatewayError
@@ -39,7 +39,7 @@ def line_of(request: RequestScope) -> Line:
         request.route or "?",
         request.status,
         "whole" if request.whole else "cut",
-        client=client[0] if client else "",
+        client=plain_client(client[0]) if client else "",
         owner=plain_owner(request.owner),
         response_id=request.response_id,
         total_ms=round((perf_counter() - request.arrived) * 1e3, 3),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,8 +59,11 @@ class Proxies:
         root = self._root
         if scope["path"] == root or scope["path"].startswith(f"{root}/"):
             scope["path"] = scope["path"][len(root) :] or "/"
-            if scope["raw_path"].startswith(root.encode()):
-                scope["raw_path"] = scope["raw_path"][len(root) :] or b"/"
+            raw = scope["raw_path"][len(root) :] or b"/"
+            # One that is encoded differently (``/root%2Fv1``) has no such part that could be cut off. What is
+            # left must begin with a slash: it stands behind the model server's address.
+            whole = scope["raw_path"].startswith(root.encode()) and raw.startswith(b"/")
+            scope["raw_path"] = raw if whole else quote(scope["path"]).encode()
 
     def _apply(self, scope: dict[str, Any]) -> None:
         given: dict[bytes, str] = {}

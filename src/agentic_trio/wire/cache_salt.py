@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
+from agentic_trio.wire.bodies import invalid_json
+
 
 def salt_of(owner: str) -> bytes:
     """The salt of an owner's requests."""
@@ -18,7 +20,14 @@ def salted(body: bytes, owner: str) -> bytes:
 
     The member is put last: of several with one name, servers take the last. What isn't an object is left as
     it is, for the server to refuse.
+
+    Raises:
+        InvalidRequest: the body is in UTF-16 or UTF-32, which servers may take, too: its end is another, and
+            the client's own salt would stay.
     """
+    # JSON in UTF-8 has no NUL, and in those it always has some.
+    if b"\0" in body:
+        raise invalid_json()
     bare = body.rstrip(b" \t\r\n")
     if not bare.endswith(b"}"):
         return body

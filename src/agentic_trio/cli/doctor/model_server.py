@@ -60,7 +60,7 @@ def _models(answer: httpx.Response) -> list[str] | None:
     try:
         listed: Any = answer.json()
         return [str(each["id"]) for each in listed["data"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
