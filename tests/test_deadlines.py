@@ -77,6 +77,15 @@ async def test_a_cleared_wait_is_not_interrupted_but_those_behind_it_are(deadlin
     assert (over.interrupted_at, other.interrupted_at) == ([], [5])
 
 
+async def test_the_end_of_a_wait_may_end_another_that_is_due_at_the_same_time(deadlines, autojump_clock):
+    first = Waiting(then=lambda: deadlines.clear(second))
+    second = Waiting(then=lambda: deadlines.clear(first))
+    for wait in (first, second):
+        deadlines.set(wait, 3)
+    await trio.sleep(100)
+    assert (first.interrupted_at, second.interrupted_at) == ([3], [])
+
+
 async def test_a_wait_that_was_interrupted_may_be_cleared_and_set_again(deadlines, autojump_clock):
     wait = Waiting()
     deadlines.set(wait, 3)

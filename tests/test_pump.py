@@ -155,6 +155,49 @@ async def test_an_owner_may_be_cancelled_by_what_another_takes(pumped, nursery):
         owner.scope.cancel()
 
 
+async def test_an_owner_may_be_cancelled_by_what_it_takes_itself(pumped, nursery):
+    stream, peer = await pumped.pair()
+    owner = Owner(until=lambda data: owner.scope.cancel())
+    nursery.start_soon(partial(owner.follow, stream, within=60))
+    await peer.send_all(b"x")
+    await owner.over.wait()
+    assert owner.scope.cancelled_caught
+    assert owner.taken == [b"x"]
+    assert pumped.followed == 0
+    assert not pumped._deadlines._due
+
+
+async def test_an_owner_that_cancels_itself_still_gets_what_its_function_raises(pumped, nursery):
+    class Bug(Exception):
+        pass
+
+    def cancel_and_raise(data):
+        owner.scope.cancel()
+        raise Bug
+
+    stream, peer = await pumped.pair()
+    owner = Owner(until=cancel_and_raise)
+    nursery.start_soon(owner.follow, stream)
+    await peer.send_all(b"x")
+    await owner.over.wait()
+    assert isinstance(owner.error, Bug)
+    assert pumped.followed == 0
+
+
+async def test_a_stream_that_is_followed_is_not_taken_from_its_owner(pumped, nursery):
+    stream, peer = await pumped.pair()
+    owner = Owner()
+    nursery.start_soon(owner.follow, stream)
+    await wait_all_tasks_blocked()
+    with pytest.raises(FileExistsError):
+        await stream.follow(lambda data: False)
+    await peer.send_all(b"x")
+    await peer.send_eof()
+    with trio.fail_after(5):
+        await owner.over.wait()
+    assert owner.taken == [b"x", b""]
+
+
 async def test_a_stream_that_is_silent_for_too_long_ends_the_wait(pumped, nursery, autojump_clock):
     stream, peer = await pumped.pair()
     owner = Owner()
@@ -181,6 +224,20 @@ async def test_bytes_that_came_in_time_are_taken_however_late_the_pump_is(pumped
     assert owner.taken == [b"in time"]
     assert not owner.over.is_set()
     owner.scope.cancel()
+
+
+async def test_a_system_that_errs_about_what_can_be_read_prolongs_no_wait(pumped, nursery, monkeypatch):
+    stream, _ = await pumped.pair()
+    owner = Owner()
+    monkeypatch.setattr(DirectStream, "is_readable", lambda self: True)
+    nursery.start_soon(partial(owner.follow, stream, within=60))
+    await wait_all_tasks_blocked()
+    [follower] = pumped.pump._followers.values()
+    pumped._deadlines.clear(follower)
+    follower.interrupt()
+    with trio.fail_after(5):
+        await owner.over.wait()
+    assert isinstance(owner.error, trio.TooSlowError)
 
 
 async def test_a_reset_is_raised(pumped, nursery):

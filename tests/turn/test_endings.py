@@ -10,6 +10,7 @@ import trio
 
 from agentic_trio.errors import GatewayError, InvalidRequest, ServiceUnavailable, TurnTimeout, UpstreamError
 from agentic_trio.gateway import unrecorded
+from agentic_trio.gateway.recording import Row
 from agentic_trio.gateway.registry import Registry
 from agentic_trio.store.contract import History, Missing, NotEnded, Place, StoreError, ThreadFull
 from agentic_trio.wire.accumulator import Accumulator
@@ -870,3 +871,16 @@ async def test_only_so_many_background_turns_run_at_once() -> None:
         assert (len(stage.store.announced), len(stage.upstream.bodies)) == (3, 1)
         nursery.cancel_scope.cancel()
     assert {row.status for row in stage.store.ended.values()} == {"cancelled"}
+
+
+async def test_a_mark_that_could_not_be_written_has_left_nothing() -> None:
+    stage = Stage()
+    turn = stage.turn(stream=False)
+    stage.store.before["announce"] = failing(StoreError("no space"))
+    with pytest.raises(StoreError):
+        await turn.recording.mark(turn._response, [])
+    assert turn.recording.row is Row.NONE
+    assert not turn.recording.marked
+    del stage.store.before["announce"]
+    await turn.recording.mark(turn._response, [])
+    assert (turn.recording.row, turn.recording.marked) == (Row.ANNOUNCED, True)

@@ -114,9 +114,15 @@ class Recording:
         """
         if not self._call.store:
             return
-        if self.row is Row.NONE:
+        before = self.row
+        if before is Row.NONE:
             self.row = Row.UNSURE
-        await self._services.store.announce(self._announcement(response, output))
+        try:
+            await self._services.store.announce(self._announcement(response, output))
+        except Exception:
+            # See ``announce``.
+            self.row = before
+            raise
         if self.row is Row.UNSURE:
             self.row = Row.ANNOUNCED
         self.marked = True

@@ -57,8 +57,9 @@ class Deadlines:
                 # If the loop was held up, what a wait is for may have come too: let such waits end normally.
                 await trio.lowlevel.checkpoint()
             for wait in self._overdue():
-                self.clear(wait)
-                wait.interrupt()
+                # The end of one may have ended others.
+                if self._due.pop(wait, None) is not None:
+                    wait.interrupt()
 
     def _overdue(self) -> list[Wait]:
         now = trio.current_time()

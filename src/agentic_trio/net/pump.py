@@ -16,7 +16,7 @@ from __future__ import annotations
 import select
 from contextlib import asynccontextmanager, suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import outcome
 import trio
@@ -48,9 +48,6 @@ class Source(Protocol):
 
     def receive_nowait(self, max_bytes: int) -> bytes | None:
         """Read what has arrived: empty at the end, None if nothing has. Raises as ``receive_some`` does."""
-
-    def is_readable(self) -> bool:
-        """Whether bytes, the end or an error wait to be read."""
 
 
 class Readiness(Protocol):
@@ -104,6 +101,7 @@ class Pump:
         self._readiness = readiness
         self._deadlines = deadlines
         self._followers: dict[int, _Follower] = {}
+        self._advancing: _Follower | None = None
 
     async def follow(self, source: Source, take: Callable[[bytes], bool], within: float) -> None:
         """Call ``take`` with what each read of a source returns, until it returns False.
@@ -125,11 +123,16 @@ class Pump:
         if descriptor < 0:
             raise trio.ClosedResourceError("this side closed the connection")
         follower = _Follower(self, descriptor, source, take, within)
-        self._followers[descriptor] = follower
+        # First, because it may fail: another may follow this source already.
         self._readiness.add(descriptor)
+        self._followers[descriptor] = follower
         self._renew(follower)
 
-        def abort(_: object) -> trio.lowlevel.Abort:
+        def abort(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+            if self._advancing is follower:
+                # Its own function has cancelled it, and may yet raise something else.
+                follower.raise_cancel = raise_cancel
+                return trio.lowlevel.Abort.FAILED
             self._forget(follower)
             return trio.lowlevel.Abort.SUCCEEDED
 
@@ -152,26 +155,32 @@ class Pump:
                     await trio.lowlevel.checkpoint()
                     pass_ends = perf_counter() + PASS
 
-    def advance(self, follower: _Follower) -> None:
-        """Read once for a follower; wake it if there is something for it to decide."""
+    def advance(self, follower: _Follower) -> bool:
+        """Read once for a follower; wake it if there is something for it to decide.
+
+        Returns:
+            Whether there was anything to read.
+        """
+        self._advancing = follower
         try:
             data = follower.source.receive_nowait(READ)
-            if data is None:
-                return
-            goes_on = follower.take(data) and bool(data)
+            goes_on = data is None or (follower.take(data) and bool(data))
         except Exception as error:
             self._wake(follower, outcome.Error(error))
-            return
-        if goes_on:
-            self._renew(follower)
-        else:
+            return True
+        finally:
+            self._advancing = None
+        if follower.raise_cancel is not None:
+            self._wake(follower, outcome.capture(follower.raise_cancel))
+        elif not goes_on:
             self._wake(follower, outcome.Value(None))
+        elif data is not None:
+            self._renew(follower)
+        return data is not None
 
     def time_out(self, follower: _Follower) -> None:
         """End a follower's wait, unless the pump has only been late to read what came in time."""
-        if follower.source.is_readable():
-            self.advance(follower)
-        else:
+        if not self.advance(follower):
             self._wake(follower, outcome.Error(trio.TooSlowError()))
 
     def _renew(self, follower: _Follower) -> None:
@@ -188,9 +197,13 @@ class Pump:
 
 
 class _Follower:
-    """One call of :meth:`Pump.follow`."""
+    """One call of :meth:`Pump.follow`.
 
-    __slots__ = ("_pump", "descriptor", "source", "take", "task", "within")
+    Attributes:
+        raise_cancel: raises ``trio.Cancelled`` in it, which its function has asked for; None if it hasn't.
+    """
+
+    __slots__ = ("_pump", "descriptor", "raise_cancel", "source", "take", "task", "within")
 
     def __init__(
         self, pump: Pump, descriptor: int, source: Source, take: Callable[[bytes], bool], within: float
@@ -201,6 +214,7 @@ class _Follower:
         self.take = take
         self.within = within
         self.task = trio.lowlevel.current_task()
+        self.raise_cancel: Callable[[], NoReturn] | None = None
 
     def interrupt(self) -> None:
         """See ``net.deadlines.Wait``."""

@@ -123,7 +123,7 @@ class WebSocket:
             return {"type": "websocket.disconnect", "code": self._peer_code}
 
     async def _send(self, message: dict[str, Any]) -> None:
-        """ASGI's ``send``. Raises ClientGone. Cancellation: what is sent may be cut short."""
+        """ASGI's ``send``. Raises ClientGone. Cancellation: if a message is cut, the connection is closed."""
         kind = message["type"]
         if kind == "websocket.send":
             if self._frames.state is ConnectionState.OPEN:
@@ -162,6 +162,10 @@ class WebSocket:
         async with self._writing:
             try:
                 await self._channel.send(data)
+            except trio.Cancelled:
+                # Half a frame may have left, and what is sent behind it would be read as its other half.
+                await self._channel.close()
+                raise
             except _GONE as error:
                 # Also wakes the task that reads.
                 await self._channel.close()

@@ -136,7 +136,10 @@ class TurnTools:
             for session in self._sessions.values():
                 session.close_soon()
 
-    def _session(self, label: str) -> Session:
+    async def _session(self, label: str) -> Session:
+        """The session with a server, begun if there is none. Cancellation: none is begun."""
+        # One that begins after the others were told to end would be told by nobody.
+        await trio.lowlevel.checkpoint_if_cancelled()
         session = self._sessions.get(label)
         if session is None or session.over:
             server = self._servers[label]
@@ -158,7 +161,7 @@ class TurnTools:
         found = self._lists.find(key)
         if found is not None:
             return found
-        session = self._session(label)
+        session = await self._session(label)
         try:
             with trio.fail_after(self._config.mcp_list_timeout):
                 tools = await read_list(await session.connected(), label)
@@ -209,7 +212,7 @@ class TurnTools:
         return await self._call(SEARCH, tool["name"], query_arguments(tool, query))
 
     async def _call(self, label: str, tool: str, arguments: JsonObject) -> Outcome:
-        session = self._session(label)
+        session = await self._session(label)
         try:
             with trio.fail_after(self._config.mcp_call_timeout):
                 return outcome(await session.call(tool, arguments))
