@@ -214,12 +214,12 @@ def a_deadline_is_ignored() -> list[Change]:
 @mutation
 def a_client_that_left_is_not_noticed() -> list[Change]:
     """Turns are never cancelled by their request."""
-    return [(responses, "_outlives", lambda request: True)]
+    return [(responses, "outlives", lambda request: True)]
 
 
 @mutation
 def a_client_that_left_takes_its_turn_along() -> list[Change]:
-    return [(responses, "_outlives", lambda request: False)]
+    return [(responses, "outlives", lambda request: False)]
 
 
 @mutation

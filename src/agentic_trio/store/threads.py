@@ -106,11 +106,14 @@ _VISIBLE = " key > :first AND key <= :last AND (dropped IS NULL OR dropped > :en
 
 
 def read_data(
-    connection: sqlite3.Connection, segments: Iterable[Segment], *, most: float = MAX_HISTORY_BYTES
+    connection: sqlite3.Connection, segments: Iterable[Segment], *, most: float | None = None
 ) -> list[bytes]:
-    """The JSON text of each item of a view, oldest first. Raises HistoryTooLarge beyond ``most`` bytes."""
+    """The JSON text of each item of a view, oldest first.
+
+    Raises HistoryTooLarge beyond ``most`` bytes, which are ``MAX_HISTORY_BYTES`` if None.
+    """
     data: list[bytes] = []
-    left = most
+    left = MAX_HISTORY_BYTES if most is None else most
     statement = f"SELECT data FROM entry WHERE {_VISIBLE} ORDER BY key"
     for thread, start, end in segments:
         bounds = {"first": key(thread, start), "last": key(thread, end), "end": end}
