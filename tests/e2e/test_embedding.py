@@ -544,13 +544,27 @@ async def test_asyncio_in_the_same_program_is_refused_by_name(tmp_path: Path) ->
     assert ran.stdout.count(b"needs Trio") == 2
 
 
-def test_another_event_loop_is_refused_by_name(tmp_path: Path) -> None:
-    async def use() -> None:
-        async with open_gateway(Config(db_url=f"sqlite://{tmp_path / 'x.db'}")):
-            pytest.fail("it opened")
+ASYNCIO_ALONE = """
+import anyio, sys
+from agentic_trio import Config, open_gateway
 
-    with pytest.raises(RuntimeError, match="needs Trio"):
-        anyio.run(use, backend="asyncio")
+async def use():
+    async with open_gateway(Config(db_url=sys.argv[1])):
+        print("it opened")
+
+try:
+    anyio.run(use, backend="asyncio")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+async def test_another_event_loop_is_refused_by_name(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ASYNCIO_ALONE, f"sqlite://{tmp_path / 'x.db'}"]
+    with trio.fail_after(60):
+        ran = await trio.run_process(command, capture_stdout=True)
+    assert b"needs Trio" in ran.stdout
+    assert b"it opened" not in ran.stdout
     assert not (tmp_path / "x.db").exists()
 
 
