@@ -8,9 +8,8 @@ import trio
 
 from agentic_trio.errors import InvalidRequest, UpstreamError
 from agentic_trio.gateway.counting import Counting
-from agentic_trio.gateway.rehydration import rehydrate
+from agentic_trio.gateway.parsing import parse_with_context
 from agentic_trio.gateway.retries import Retries
-from agentic_trio.gateway.store_errors import StateErrors
 from agentic_trio.gateway.turn import Call, Turn
 from agentic_trio.wire.affinity import Affinity
 from agentic_trio.wire.compaction import (
@@ -22,7 +21,6 @@ from agentic_trio.wire.compaction import (
     read_summary,
     tail_of,
 )
-from agentic_trio.wire.create_response import parse_create_response
 from agentic_trio.wire.dialect import encode
 
 if TYPE_CHECKING:
@@ -141,10 +139,7 @@ class Compacting:
         Cancellation: the call of the model server is closed.
         """
         services = self._services
-        call = parse_create_response(body, services.mint, strict=services.config.strict_parameters)
-        with StateErrors():
-            found = await rehydrate(call, context.owner, services, ticket)
-        items = found.items()
+        call, items = await parse_with_context(body, context, services, ticket)
         summary = await summarise(call, items, context, services)
         seal = _required(services.seal_of(context.owner))
         compaction = encode(

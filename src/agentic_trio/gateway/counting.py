@@ -8,10 +8,8 @@ import msgspec
 import trio
 
 from agentic_trio.errors import UpstreamError
-from agentic_trio.gateway.rehydration import rehydrate
-from agentic_trio.gateway.store_errors import StateErrors
+from agentic_trio.gateway.parsing import parse_with_context
 from agentic_trio.upstream.client import MAX_REFUSAL_BYTES
-from agentic_trio.wire.create_response import parse_create_response
 from agentic_trio.wire.dialect import decode_object, encode, refusal
 
 if TYPE_CHECKING:
@@ -61,11 +59,8 @@ class Counting:
 
         Cancellation: the call of the model server is closed.
         """
-        services = self._services
-        call = parse_create_response(body, services.mint, strict=services.config.strict_parameters)
-        with StateErrors():
-            found = await rehydrate(call, context.owner, services, ticket)
-        tokens = await self.tokens(call, found.items(), context)
+        call, items = await parse_with_context(body, context, self._services, ticket)
+        tokens = await self.tokens(call, items, context)
         return encode({"object": "response.input_tokens", "input_tokens": tokens})
 
     async def tokens(self, call: CreateResponse, items: Sequence[bytes], context: RequestContext) -> int:

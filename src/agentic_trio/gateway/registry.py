@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -10,9 +9,9 @@ import trio
 from agentic_trio.errors import ServiceUnavailable
 from agentic_trio.gateway.admission import TooManyRequests
 from agentic_trio.gateway.compacting import CompactingTurn
+from agentic_trio.gateway.parsing import parse
 from agentic_trio.gateway.rounds import ToolTurn
 from agentic_trio.gateway.turn import Turn
-from agentic_trio.wire.create_response import parse_create_response, parse_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
     from agentic_trio.gateway.services import Services
     from agentic_trio.store.contract import History
     from agentic_trio.wire.create_response import CreateResponse
-
-LARGE_BODY = 256 * 1024
-"""Bytes of a body from which on it is parsed in slices. Smaller ones take a few milliseconds."""
-
-PARSING_SLICE = 0.005
-"""Seconds after which parsing a large body gives way to other tasks."""
 
 QUEUED_PER_SLOT = 10
 """How many background turns may wait for each that may run."""
@@ -78,7 +71,7 @@ class Registry:
         Cancellation: the ticket is untouched.
         """
         services = self._services
-        call = await self._parse(body)
+        call = await parse(body, services, hosted=services.hosted, seals=services.sealing is not None)
         if call.background:
             if self._in_background >= self._most_in_background or not self._has_share(context.owner):
                 raise TooManyRequests(
@@ -97,24 +90,6 @@ class Registry:
         """
         left = self._most_in_background - self._in_background
         return not owner or self._services.background.waiting(owner) < left
-
-    async def _parse(self, body: bytes) -> CreateResponse:
-        """Parse a body; a large one in slices, between which other tasks get their turn."""
-        mint, strict = self._services.mint, self._services.config.strict_parameters
-        seals, hosted = self._services.sealing is not None, self._services.hosted
-        if len(body) < LARGE_BODY:
-            return parse_create_response(body, mint, strict=strict, hosted=hosted, seals=seals)
-        steps = parse_steps(body, mint, strict=strict, hosted=hosted, seals=seals)
-        began = time.perf_counter()
-        while True:
-            try:
-                next(steps)
-            except StopIteration as parsed:
-                call: CreateResponse = parsed.value
-                return call
-            if time.perf_counter() - began > PARSING_SLICE:
-                await trio.lowlevel.checkpoint()
-                began = time.perf_counter()
 
     def __len__(self) -> int:
         """How many turns run, or wait in the background."""
