@@ -367,8 +367,8 @@ class CreateResponse(TypedDict):
     ]
     """Goes to the model server."""
     tools: NotRequired[list[Tool] | None]
-    """The gateway runs no tools. Calls of function and custom tools are returned, and hosted tools are
-    refused or left out: see docs/fields.md."""
+    """The gateway runs tools of MCP servers only. Calls of function and custom tools are returned, and
+    other hosted tools are refused or left out: see docs/fields.md."""
     tool_choice: NotRequired[ToolChoice | None]
     parallel_tool_calls: NotRequired[bool | None]
     max_tool_calls: NotRequired[int | None]
